@@ -1,0 +1,1 @@
+//! The Rust client of Curfew's RPC.

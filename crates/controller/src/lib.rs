@@ -1,0 +1,1 @@
+//! Observes Nomad, keeps the kill clocks, executes operations, answers the RPC.

@@ -1,0 +1,142 @@
+//! What Nomad shows of an allocation, reduced to what a decision needs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AllocId, JobId, JobKey, Namespace, NodeId, TaskName, Timestamp};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desired {
+    Run,
+    Stop,
+    Evict,
+}
+
+/// The client's summary of an allocation. It proves nothing: with a live process it can be any of these (design fact 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientStatus {
+    Pending,
+    Running,
+    Complete,
+    Failed,
+    Lost,
+    Unknown,
+}
+
+impl ClientStatus {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+            Self::Lost => "lost",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    Pending,
+    Running,
+    Dead,
+}
+
+/// The task events that mean something here; every other type is `Other`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    Started,
+    Terminated,
+    Killing,
+    Killed,
+    Restarting,
+    NotRestarting,
+    RestartSignaled,
+    Signaling,
+    WaitingForShutdownDelay,
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskEvent {
+    pub kind: EventKind,
+    pub at: Timestamp,
+    pub exit_code: i64,
+    pub signal: i64,
+    /// `Killing` only: the `kill_timeout` in force on that client, after its `max_kill_timeout` cut it (design fact 3).
+    pub kill_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    pub state: TaskState,
+    pub failed: bool,
+    pub restarts: u64,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    /// At most the last ten; oldest first.
+    pub events: Vec<TaskEvent>,
+}
+
+impl Task {
+    /// A task lives when it has started and its state is not `dead`, whatever the allocation's client status says.
+    /// A task between two starts (`Terminated` seen, `Started` not yet) has no process, but it is about to.
+    pub fn lives(&self) -> bool {
+        self.started_at.is_some() && self.state != TaskState::Dead
+    }
+
+    pub fn last(&self, kind: EventKind) -> Option<&TaskEvent> {
+        self.events.iter().rev().find(|e| e.kind == kind)
+    }
+
+    pub fn last_at(&self, kind: EventKind) -> Option<Timestamp> {
+        self.last(kind).map(|e| e.at)
+    }
+
+    /// When the present incarnation started: the last `Started` event, else `StartedAt`.
+    pub fn incarnation(&self) -> Option<Timestamp> {
+        self.last_at(EventKind::Started).max(self.started_at)
+    }
+}
+
+/// One allocation as last read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    pub id: AllocId,
+    pub namespace: Namespace,
+    pub job: JobId,
+    /// Absent in the event stream's payload.
+    pub job_version: Option<u64>,
+    pub group: String,
+    /// `job.group[index]`.
+    pub name: String,
+    pub node: NodeId,
+    pub node_name: String,
+    pub desired: Desired,
+    pub client_status: ClientStatus,
+    /// `DesiredTransition.Migrate`: a drain moves it.
+    pub migrate: bool,
+    /// `DesiredTransition.NoShutdownDelay`.
+    pub no_shutdown_delay: bool,
+    pub create_index: u64,
+    pub modify_index: u64,
+    pub tasks: BTreeMap<TaskName, Task>,
+}
+
+impl Allocation {
+    pub fn job_key(&self) -> JobKey {
+        JobKey { namespace: self.namespace.clone(), job: self.job.clone() }
+    }
+    pub fn any_task_lives(&self) -> bool {
+        self.tasks.values().any(Task::lives)
+    }
+    /// Nothing was started yet and Nomad still wants it, so it may start at any moment.
+    pub fn may_still_start(&self) -> bool {
+        self.client_status == ClientStatus::Pending && !self.tasks.values().any(|t| t.started_at.is_some() || t.state == TaskState::Dead)
+    }
+}

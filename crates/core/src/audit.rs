@@ -1,0 +1,86 @@
+//! The audit trail: append-only, in the order of `seq`, written in the same transaction as the change it tells of.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{AllocId, OpId, TaskName, Timestamp};
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    Requested,
+    Joined,
+    Leased,
+    /// A step ended and the operation waits.
+    Waiting,
+    /// A step failed and will be tried again.
+    Retrying,
+    JobRegistered,
+    JobDeleted,
+    ClockArmed,
+    ClockMoved,
+    /// About to send SIGKILL; the answer is unknown until a later row tells it.
+    SigkillSending,
+    SigkillSent,
+    SigkillFailed,
+    /// The clock ended without (another) SIGKILL: the task is gone or was not told to end after all.
+    ClockEnded,
+    Succeeded,
+    Failed,
+    Cancelled,
+    ControllerStarted,
+    ControllerStopped,
+}
+
+impl Action {
+    /// The name it is stored and shown by: the serde name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Requested => "requested",
+            Action::Joined => "joined",
+            Action::Leased => "leased",
+            Action::Waiting => "waiting",
+            Action::Retrying => "retrying",
+            Action::JobRegistered => "job_registered",
+            Action::JobDeleted => "job_deleted",
+            Action::ClockArmed => "clock_armed",
+            Action::ClockMoved => "clock_moved",
+            Action::SigkillSending => "sigkill_sending",
+            Action::SigkillSent => "sigkill_sent",
+            Action::SigkillFailed => "sigkill_failed",
+            Action::ClockEnded => "clock_ended",
+            Action::Succeeded => "succeeded",
+            Action::Failed => "failed",
+            Action::Cancelled => "cancelled",
+            Action::ControllerStarted => "controller_started",
+            Action::ControllerStopped => "controller_stopped",
+        }
+    }
+}
+
+/// One row to be written. `seq` is given by the store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    pub at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OpId>,
+    /// Who: the requester, or `host:pid` of the controller.
+    pub actor: String,
+    pub action: Action,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alloc: Option<AllocId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskName>,
+    /// Anything else worth keeping; an object, or null.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub detail: Value,
+}
+
+/// One row as read back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditRow {
+    pub seq: u64,
+    #[serde(flatten)]
+    pub entry: AuditEntry,
+}

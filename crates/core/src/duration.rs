@@ -1,0 +1,88 @@
+//! Durations as people write them: `90s`, `1h 30m`. A number without a unit is refused, because nobody agrees on its unit.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serializer};
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("\"{text}\" is not a duration: {why}; write a number with a unit, as in 30s, 5m or 1h 30m")]
+pub struct BadDuration {
+    text: String,
+    why: String,
+}
+
+/// Parses `90s`, `1h 30m`, `500ms` and Nomad's own spelling `1h30m0s`.
+pub fn parse(text: &str) -> Result<Duration, BadDuration> {
+    let bad = |why: String| BadDuration { text: text.to_owned(), why };
+    let t = text.trim();
+    if t == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if t.starts_with('-') {
+        return Err(bad("it is negative".into()));
+    }
+    if !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(bad("it has no unit".into()));
+    }
+    humantime::parse_duration(t).map_err(|e| bad(e.to_string()))
+}
+
+/// `1h 30m`, `5s`, `250ms`: what [`parse`] reads back to the same value.
+pub fn format(d: Duration) -> String {
+    humantime::format_duration(d).to_string()
+}
+
+/// Whole seconds and tenths for people: `4.2s`, `12m 3s`.
+pub fn human(d: Duration) -> String {
+    if d < Duration::from_secs(60) {
+        format!("{:.1}s", d.as_secs_f64())
+    } else {
+        format(Duration::from_secs(d.as_secs_f64().round() as u64))
+    }
+}
+
+/// For `#[serde(with = "duration::text")]`.
+pub mod text {
+    use super::*;
+    pub fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&super::format(*d))
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        super::parse(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// For `#[serde(default, with = "duration::text_opt")]`.
+pub mod text_opt {
+    use super::*;
+    pub fn serialize<S: Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        match d {
+            Some(d) => s.serialize_some(&super::format(*d)),
+            None => s.serialize_none(),
+        }
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+        Option::<String>::deserialize(d)?.map(|t| super::parse(&t).map_err(serde::de::Error::custom)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_without_a_unit_is_refused_with_the_way_out() {
+        let e = parse("5").unwrap_err().to_string();
+        assert_eq!(e, "\"5\" is not a duration: it has no unit; write a number with a unit, as in 30s, 5m or 1h 30m");
+        assert!(parse("-5s").unwrap_err().to_string().contains("negative"));
+        assert!(parse("").is_err() && parse("soon").is_err());
+    }
+
+    #[test]
+    fn nomads_spelling_and_ours_read_back() {
+        assert_eq!(parse("24h0m0s").unwrap(), Duration::from_secs(86_400));
+        for d in [0, 1, 90, 5400, 86_400].map(Duration::from_secs) {
+            assert_eq!(parse(&format(d)).unwrap(), d);
+        }
+    }
+}

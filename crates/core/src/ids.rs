@@ -1,0 +1,144 @@
+//! Names of things in Nomad and in Curfew. Separate types, so that a region can never stand where a namespace belongs.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl From<String> for $name {
+            fn from(s: String) -> Self {
+                Self(s.into())
+            }
+        }
+        impl From<&str> for $name {
+            fn from(s: &str) -> Self {
+                Self(s.into())
+            }
+        }
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0.as_ref().to_owned()
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// A job's id. Child ids hold slashes; unicode is allowed; a space is not (Nomad refuses it).
+    JobId
+);
+text_id!(
+    /// A Nomad namespace.
+    Namespace
+);
+text_id!(
+    /// An allocation's UUID as Nomad writes it.
+    AllocId
+);
+text_id!(
+    /// A node's UUID as Nomad writes it.
+    NodeId
+);
+text_id!(
+    /// A task's name, unique within its group.
+    TaskName
+);
+text_id!(
+    /// An evaluation's UUID.
+    EvalId
+);
+
+impl AllocId {
+    /// The first eight characters, as Nomad's own commands print it.
+    pub fn short(&self) -> &str {
+        self.0.get(..8).unwrap_or(&self.0)
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self::from("default")
+    }
+}
+
+/// A job within its namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct JobKey {
+    pub namespace: Namespace,
+    pub job: JobId,
+}
+
+impl JobKey {
+    pub fn new(namespace: impl Into<Namespace>, job: impl Into<JobId>) -> Self {
+        Self { namespace: namespace.into(), job: job.into() }
+    }
+}
+
+/// `job`, or `job` in namespace `ns` when that is not the default one.
+impl fmt::Display for JobKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.job)?;
+        if self.namespace.as_str() != "default" {
+            write!(f, " in namespace \"{}\"", self.namespace)?;
+        }
+        Ok(())
+    }
+}
+
+/// An operation's id: a UUID of version 7, so that ids sort by the time of the request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OpId(uuid::Uuid);
+
+impl OpId {
+    pub fn new(at: crate::Timestamp) -> Self {
+        let micros = at.as_micros().max(0).unsigned_abs();
+        let ts = uuid::Timestamp::from_unix(uuid::NoContext, micros / 1_000_000, ((micros % 1_000_000) * 1000) as u32);
+        Self(uuid::Uuid::new_v7(ts))
+    }
+    pub fn uuid(&self) -> uuid::Uuid {
+        self.0
+    }
+}
+impl From<uuid::Uuid> for OpId {
+    fn from(u: uuid::Uuid) -> Self {
+        Self(u)
+    }
+}
+impl std::str::FromStr for OpId {
+    type Err = uuid::Error;
+    fn from_str(s: &str) -> Result<Self, uuid::Error> {
+        s.parse().map(Self)
+    }
+}
+impl fmt::Display for OpId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+impl fmt::Debug for OpId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

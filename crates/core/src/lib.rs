@@ -1,0 +1,17 @@
+//! Curfew's decisions: kill clocks, the submit transform, operations.
+//!
+//! Nothing here does I/O, waits, or asks for the time: `now` is an argument. What Nomad shows goes in, what to do comes out.
+
+pub mod alloc;
+pub mod audit;
+pub mod clock;
+pub mod duration;
+mod ids;
+pub mod operation;
+pub mod spec;
+pub mod submit;
+mod time;
+
+pub use alloc::{Allocation, ClientStatus, Desired, EventKind, Task, TaskEvent, TaskState};
+pub use ids::{AllocId, EvalId, JobId, JobKey, Namespace, NodeId, OpId, TaskName};
+pub use time::{Clock, Timestamp};

@@ -1,0 +1,238 @@
+//! Operations: every request that changes something is one, written down before it is answered.
+//!
+//! ```text
+//!            create                lease                    step says
+//!  request ─────────▶ queued ───────────────▶ running ──▶ waiting(run_at) ─┐
+//!                        ▲                      │  ▲                       │ run_at, or a nudge
+//!                        └── retry, lease gone ─┘  └───────────────────────┘
+//!                                               └──▶ succeeded | failed | cancelled
+//! ```
+//!
+//! A step takes no input but the row: it reads Nomad anew, acts in a way that is safe to repeat, and writes what it saw under
+//! the lease's epoch. The same step run twice, or cut in the middle and run again, ends the same.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{AllocId, ClientStatus, EvalId, JobKey, OpId, TaskName, Timestamp, duration};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Submit,
+    Stop,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 2] = [Kind::Submit, Kind::Stop];
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Submit => "submit",
+            Kind::Stop => "stop",
+        }
+    }
+    pub fn parse(s: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|k| k.as_str() == s)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Queued,
+    Running,
+    Waiting,
+    Paused,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl State {
+    pub const ALL: [State; 7] =
+        [State::Queued, State::Running, State::Waiting, State::Paused, State::Succeeded, State::Failed, State::Cancelled];
+    pub fn is_finished(self) -> bool {
+        matches!(self, State::Succeeded | State::Failed | State::Cancelled)
+    }
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Running => "running",
+            State::Waiting => "waiting",
+            State::Paused => "paused",
+            State::Succeeded => "succeeded",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+    pub fn parse(s: &str) -> Option<State> {
+        State::ALL.into_iter().find(|k| k.as_str() == s)
+    }
+}
+
+/// One wish that a job's tasks be gone: made at `at`, leaving each task `stop_timeout` after its SIGTERM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    pub at: Timestamp,
+    /// Absent: the task's own stop timeout, else `JOB_STOP_TIMEOUT`.
+    #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<Duration>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_shutdown_delay: bool,
+}
+
+/// What was asked for. Written once; only a joining stop adds a demand to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Request {
+    /// Register `spec` (a Nomad job in API JSON, the submit transform already applied).
+    Submit { target: JobKey, spec: Box<Value> },
+    /// Stop a job. Several requests for the same job join into one operation; the earlier deadline wins.
+    Stop { target: JobKey, demands: Vec<Demand> },
+}
+
+impl Request {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Request::Submit { .. } => Kind::Submit,
+            Request::Stop { .. } => Kind::Stop,
+        }
+    }
+    pub fn target(&self) -> &JobKey {
+        match self {
+            Request::Submit { target, .. } | Request::Stop { target, .. } => target,
+        }
+    }
+    pub fn demands(&self) -> &[Demand] {
+        match self {
+            Request::Stop { demands, .. } => demands,
+            Request::Submit { .. } => &[],
+        }
+    }
+}
+
+/// How far a stop has come. Everything in it can be found again in Nomad; it saves reading it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// How many of the request's demands have had their DELETE (a demand that joins later wants another one).
+    #[serde(default)]
+    pub demands_sent: usize,
+    /// The index at which Nomad took the (last) DELETE: allocations created before it are this stop's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete_index: Option<u64>,
+    /// The evaluation that the DELETE made; until it is complete Nomad has not yet told every allocation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<EvalId>,
+    /// A call that changes Nomad was started and its answer never seen: read before repeating.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
+}
+
+/// What came of a task: SIGTERM, the clock, SIGKILL, the end. Absent means it did not happen or Nomad no longer shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskOutcome {
+    pub name: TaskName,
+    pub term_at: Option<Timestamp>,
+    pub kill_at: Option<Timestamp>,
+    pub signalled_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    pub exit_code: Option<i64>,
+    pub signal: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocOutcome {
+    pub id: AllocId,
+    pub job: crate::JobId,
+    pub node: String,
+    pub client_status: ClientStatus,
+    pub tasks: Vec<TaskOutcome>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Tasks that ended by themselves after SIGTERM.
+    pub exited: u32,
+    /// Tasks that Curfew's SIGKILL ended.
+    pub killed: u32,
+    #[serde(default)]
+    pub allocations: Vec<AllocOutcome>,
+    /// `submit`: what Nomad answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered: Option<Registered>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    pub eval: Option<EvalId>,
+    pub job_modify_index: u64,
+    /// Nomad's own warnings.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub warnings: String,
+}
+
+/// Who holds a row, and until when. The epoch goes up with every lease; a write names the epoch it was leased under.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// `host:pid`.
+    pub holder: Option<String>,
+    pub expires_at: Option<Timestamp>,
+    pub epoch: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    pub id: OpId,
+    pub state: State,
+    pub request: Request,
+    pub actor: String,
+    pub reason: Option<String>,
+    pub requested_at: Timestamp,
+    /// When the last of its tasks gets SIGKILL, as far as is known.
+    pub deadline: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    /// In a sentence, what it waits for.
+    pub waiting_for: Option<String>,
+    pub progress: Progress,
+    pub outcome: Option<Outcome>,
+    /// In a sentence, why it failed.
+    pub error: Option<String>,
+    /// Things the requester should know although the request went through.
+    pub warnings: Vec<String>,
+    /// Steps that failed in a row.
+    pub attempts: u32,
+    pub run_at: Timestamp,
+    pub lease: Lease,
+    /// Goes up whenever somebody other than the holder changes the row, so that the holder's write cannot lose the change.
+    pub revision: u64,
+}
+
+impl Operation {
+    pub fn kind(&self) -> Kind {
+        self.request.kind()
+    }
+}
+
+/// The latest instant that the demands leave, before any SIGTERM has been seen: each counts from its own request, the
+/// earliest wins.
+pub fn nominal_deadline(demands: &[Demand], own: Duration) -> Option<Timestamp> {
+    demands.iter().map(|d| d.at + d.stop_timeout.unwrap_or(own)).min()
+}
+
+/// Adds a demand to those of a live stop. One that every other already outruns changes nothing but still wants its DELETE
+/// (the job may have been registered again), so it is kept; the list is bounded by folding equal ones.
+pub fn join(demands: &mut Vec<Demand>, new: Demand) {
+    demands.push(new);
+    const KEEP: usize = 32;
+    if demands.len() > KEEP {
+        // The strictest is the one with the earliest nominal deadline; the newest is the one that wants a DELETE.
+        let strictest = demands.iter().copied().min_by_key(|d| d.at + d.stop_timeout.unwrap_or(Duration::from_secs(30)));
+        let newest = demands.last().copied();
+        let first = demands.first().copied();
+        let mut kept: Vec<Demand> = [first, strictest, newest].into_iter().flatten().collect();
+        kept.dedup();
+        *demands = kept;
+    }
+}

@@ -1,0 +1,140 @@
+//! A job's specification, reduced to what a kill clock needs. The JSON itself stays the truth on its way to Nomad.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{TaskName, duration};
+
+/// Task meta that keeps the author's `kill_timeout` after the submit transform raised Nomad's.
+pub const META_STOP_TIMEOUT: &str = "curfew_stop_timeout";
+/// Job meta of a job that was submitted through Curfew.
+pub const META_MANAGED: &str = "curfew_managed";
+/// Job meta: the operation that first submitted this job.
+pub const META_OPERATION: &str = "curfew_operation";
+/// Group meta that keeps the author's `progress_deadline`.
+pub const META_PROGRESS_DEADLINE: &str = "curfew_progress_deadline";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobType {
+    Service,
+    Batch,
+    System,
+    SysBatch,
+}
+
+/// When in an allocation's life a task runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Main,
+    Prestart,
+    Poststart,
+    Poststop,
+    /// A prestart or poststart task that is meant to run beside the main ones.
+    Sidecar,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskSpec {
+    pub name: TaskName,
+    pub driver: String,
+    pub role: Role,
+    pub leader: bool,
+    /// `curfew_stop_timeout` of the task's meta.
+    pub stop_timeout: Option<Duration>,
+    /// Nomad's own `KillTimeout`.
+    pub kill_timeout: Duration,
+    pub shutdown_delay: Duration,
+}
+
+/// The restart policy, as far as "did it end for good?" depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartPolicy {
+    pub attempts: u64,
+    /// `mode = "fail"`: after the attempts it fails for good; with `delay` it never does.
+    pub fail: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSpec {
+    pub tasks: BTreeMap<TaskName, TaskSpec>,
+    pub restart: RestartPolicy,
+    pub shutdown_delay: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobSpec {
+    pub managed: bool,
+    pub job_type: JobType,
+    pub version: u64,
+    pub job_modify_index: u64,
+    pub stopped: bool,
+    pub groups: BTreeMap<String, GroupSpec>,
+}
+
+fn ns(v: &Value) -> Duration {
+    Duration::from_nanos(v.as_u64().unwrap_or(0))
+}
+
+impl JobSpec {
+    /// Reads Nomad's API JSON of a job (as answered by `/v1/job/…`, in events, in an allocation). Fields that are absent get
+    /// Nomad's defaults; a `curfew_stop_timeout` that does not parse counts as absent.
+    pub fn from_json(job: &Value) -> JobSpec {
+        let job_type = match job["Type"].as_str() {
+            Some("batch") => JobType::Batch,
+            Some("system") => JobType::System,
+            Some("sysbatch") => JobType::SysBatch,
+            _ => JobType::Service,
+        };
+        let groups = job["TaskGroups"].as_array().into_iter().flatten();
+        JobSpec {
+            managed: job["Meta"][META_MANAGED] == "true",
+            job_type,
+            version: job["Version"].as_u64().unwrap_or(0),
+            job_modify_index: job["JobModifyIndex"].as_u64().unwrap_or(0),
+            stopped: job["Stop"].as_bool().unwrap_or(false),
+            groups: groups.map(|g| (g["Name"].as_str().unwrap_or("").to_owned(), group(g, job_type))).collect(),
+        }
+    }
+
+    pub fn task(&self, group: &str, task: &TaskName) -> Option<&TaskSpec> {
+        self.groups.get(group)?.tasks.get(task)
+    }
+}
+
+fn group(g: &Value, job_type: JobType) -> GroupSpec {
+    // Nomad's defaults when a job is read before it was canonicalized.
+    let default_attempts = if matches!(job_type, JobType::Batch | JobType::SysBatch) { 3 } else { 2 };
+    let restart = RestartPolicy {
+        attempts: g["RestartPolicy"]["Attempts"].as_u64().unwrap_or(default_attempts),
+        fail: g["RestartPolicy"]["Mode"].as_str().unwrap_or("fail") == "fail",
+    };
+    let tasks = g["Tasks"].as_array().into_iter().flatten().map(task).map(|t| (t.name.clone(), t)).collect();
+    GroupSpec { tasks, restart, shutdown_delay: ns(&g["ShutdownDelay"]) }
+}
+
+fn task(t: &Value) -> TaskSpec {
+    let lifecycle = &t["Lifecycle"];
+    let sidecar = lifecycle["Sidecar"].as_bool().unwrap_or(false);
+    let role = match lifecycle["Hook"].as_str() {
+        Some("poststop") => Role::Poststop,
+        Some("prestart" | "poststart") if sidecar => Role::Sidecar,
+        Some("prestart") => Role::Prestart,
+        Some("poststart") => Role::Poststart,
+        _ => Role::Main,
+    };
+    TaskSpec {
+        name: t["Name"].as_str().unwrap_or("").into(),
+        driver: t["Driver"].as_str().unwrap_or("").to_owned(),
+        role,
+        leader: t["Leader"].as_bool().unwrap_or(false),
+        stop_timeout: t["Meta"][META_STOP_TIMEOUT].as_str().and_then(|s| duration::parse(s).ok()),
+        kill_timeout: match &t["KillTimeout"] {
+            // Nomad's default.
+            Value::Null => Duration::from_secs(5),
+            v => ns(v),
+        },
+        shutdown_delay: ns(&t["ShutdownDelay"]),
+    }
+}

@@ -1,0 +1,23 @@
+//! What can go wrong with the database, by what one can do about it.
+
+use curfew_core::OpId;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The lease moved on: somebody else holds the row, or it was released. The write changed nothing.
+    #[error("operation {id}: the lease of epoch {epoch} is no longer ours")]
+    Fenced { id: OpId, epoch: u64 },
+    #[error("the idempotency key \"{key}\" was used before for a different request (operation {id}); use a new key")]
+    IdempotencyConflict { key: String, id: OpId },
+    #[error("there is no operation {0}")]
+    NoSuchOperation(OpId),
+    /// Says what and where, and the way out; `source` has the driver's words.
+    #[error("{what}")]
+    Database {
+        what: String,
+        /// Worth trying again without anybody's help (busy, disk full may pass).
+        transient: bool,
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+}

@@ -98,9 +98,14 @@ impl Task {
         self.last(kind).map(|e| e.at)
     }
 
-    /// When the present incarnation started: the last `Started` event, else `StartedAt`.
+    /// Which start of the task this is. `StartedAt` is set anew by every start; an agent's restart leaves it.
     pub fn incarnation(&self) -> Option<Timestamp> {
-        self.last_at(EventKind::Started).max(self.started_at)
+        self.started_at.or_else(|| self.last_at(EventKind::Started))
+    }
+
+    /// Only what happened after this concerns the present incarnation.
+    pub fn running_since(&self) -> Option<Timestamp> {
+        self.started_at.max(self.last_at(EventKind::Started))
     }
 }
 
@@ -137,6 +142,7 @@ impl Allocation {
     }
     /// Nothing was started yet and Nomad still wants it, so it may start at any moment.
     pub fn may_still_start(&self) -> bool {
-        self.client_status == ClientStatus::Pending && !self.tasks.values().any(|t| t.started_at.is_some() || t.state == TaskState::Dead)
+        self.client_status == ClientStatus::Pending
+            && !self.tasks.values().any(|t| t.started_at.is_some() || t.state == TaskState::Dead)
     }
 }

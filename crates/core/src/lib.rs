@@ -3,11 +3,14 @@
 //! Nothing here does I/O, waits, or asks for the time: `now` is an argument. What Nomad shows goes in, what to do comes out.
 
 pub mod alloc;
+pub mod api;
 pub mod audit;
 pub mod clock;
+pub mod config;
 pub mod duration;
 mod ids;
 pub mod operation;
+pub mod outcome;
 pub mod spec;
 pub mod submit;
 mod time;

@@ -81,6 +81,10 @@ pub struct Demand {
     pub stop_timeout: Option<Duration>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_shutdown_delay: bool,
+    /// The job's `JobModifyIndex` when this was asked for. A DELETE whose answer was lost is repeated only while the job is still
+    /// that one: registered again since, it is somebody's healthy work.
+    #[serde(default)]
+    pub job_index: u64,
 }
 
 /// What was asked for. Written once; only a joining stop adds a demand to it.
@@ -88,7 +92,8 @@ pub struct Demand {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Request {
     /// Register `spec` (a Nomad job in API JSON, the submit transform already applied).
-    Submit { target: JobKey, spec: Box<Value> },
+    /// `base_index` is the job's `JobModifyIndex` when this was asked for, zero when there was none.
+    Submit { target: JobKey, spec: Box<Value>, base_index: u64 },
     /// Stop a job. Several requests for the same job join into one operation; the earlier deadline wins.
     Stop { target: JobKey, demands: Vec<Demand> },
 }

@@ -191,7 +191,8 @@ fn a_task_on_an_unreachable_node_that_was_never_told_waits_for_the_node() {
 fn demands_of_a_stop_the_earliest_wins() {
     let spec = one_task();
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![event(EventKind::Killing, 10 * S)]))]);
-    let demand = |ms, timeout: Option<u64>| Demand { at: at(ms), stop_timeout: timeout.map(secs), no_shutdown_delay: false };
+    let demand =
+        |ms, timeout: Option<u64>| Demand { at: at(ms), stop_timeout: timeout.map(secs), no_shutdown_delay: false, job_index: 5 };
     let due = |demands: &[Demand]| derive_at(&a, &spec, demands, &[], 11 * S).clocks[0].due();
     assert_eq!(due(&[demand(9 * S, Some(30))]), at(40 * S), "the request's timeout, from the SIGTERM");
     assert_eq!(due(&[demand(9 * S, None)]), at(12 * S), "the task's own");
@@ -207,7 +208,7 @@ fn an_unmanaged_job_has_clocks_only_while_curfew_stops_it() {
     (t.stop_timeout, t.kill_timeout) = (None, secs(7));
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![event(EventKind::Killing, 10 * S)]))]);
     assert_eq!(clocks(&a, &spec, 11 * S), vec![]);
-    let demand = Demand { at: at(9 * S), stop_timeout: None, no_shutdown_delay: false };
+    let demand = Demand { at: at(9 * S), stop_timeout: None, no_shutdown_delay: false, job_index: 5 };
     assert_eq!(told(&derive_at(&a, &spec, &[demand], &[], 11 * S)), one(Cause::Stopped, 10 * S, 17 * S));
 }
 

@@ -1,0 +1,152 @@
+//! The RPC's types: what goes over the wire between the controller and everybody else.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::operation::{Kind, Operation, Outcome, State};
+use crate::{JobId, Namespace, OpId, Timestamp, duration};
+
+/// `POST /v1/jobs` and `POST /v1/jobs/plan`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitRequest {
+    pub spec: SpecText,
+    /// For a specification that names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// A job's specification as its author wrote it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpecText {
+    /// Parsed by Nomad.
+    Hcl(String),
+    /// Nomad's API JSON, with or without the `{"Job": …}` around it.
+    Json(Value),
+}
+
+/// Who asks, and why; both end in the audit trail.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Who {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// `POST /v1/jobs/{job}/stop`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct StopRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
+    /// Between a task's SIGTERM and its SIGKILL; the task's own, else `JOB_STOP_TIMEOUT`, when absent.
+    #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<Duration>,
+    #[serde(default)]
+    pub no_shutdown_delay: bool,
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// What a submit would change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlanView {
+    pub job: JobId,
+    pub namespace: Namespace,
+    pub changes: Vec<ChangeView>,
+    pub warnings: Vec<String>,
+    /// Nomad's own plan of the transformed job.
+    pub nomad: Value,
+    /// The job as Nomad would get it.
+    pub spec: Value,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeView {
+    pub path: String,
+    pub from: String,
+    pub to: String,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub job: JobId,
+    pub namespace: Namespace,
+}
+
+/// An operation as callers see it. While it is not finished, `outcome` shows what is known so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OperationView {
+    pub id: OpId,
+    pub kind: Kind,
+    pub state: State,
+    pub target: Target,
+    pub actor: String,
+    pub reason: Option<String>,
+    pub requested_at: Timestamp,
+    pub deadline: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub waiting_for: Option<String>,
+    pub error: Option<String>,
+    pub warnings: Vec<String>,
+    pub attempts: u32,
+    /// `host:pid` of the controller that works on it now.
+    pub leased_by: Option<String>,
+    pub outcome: Option<Outcome>,
+}
+
+impl From<Operation> for OperationView {
+    fn from(op: Operation) -> Self {
+        let target = op.request.target().clone();
+        Self {
+            id: op.id,
+            kind: op.kind(),
+            state: op.state,
+            target: Target { job: target.job, namespace: target.namespace },
+            actor: op.actor,
+            reason: op.reason,
+            requested_at: op.requested_at,
+            deadline: op.deadline,
+            finished_at: op.finished_at,
+            waiting_for: op.waiting_for,
+            error: op.error,
+            warnings: op.warnings,
+            attempts: op.attempts,
+            leased_by: op.lease.holder,
+            outcome: op.outcome,
+        }
+    }
+}
+
+/// RFC 9457. `type` is stable; `detail` is a sentence with the way out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub title: String,
+    pub status: u16,
+    pub detail: String,
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Which service answers; a client that finds anything else is talking to something else.
+    pub service: String,
+    pub version: String,
+    /// `host:pid`.
+    pub controller: String,
+    pub phase: String,
+    pub started_at: Timestamp,
+    pub nomad_address: String,
+    /// Whether the event stream is up, else since when and why not.
+    pub nomad: String,
+    pub clocks_armed: usize,
+    pub operations_live: usize,
+}

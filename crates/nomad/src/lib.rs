@@ -1,1 +1,39 @@
-//! The only crate that speaks Nomad's HTTP API.
+//! The only crate that speaks Nomad's HTTP API: transport, typed calls, error classes, lists, events.
+//!
+//! One [`Transport`] of ours carries every call, so that each has a deadline, a bounded answer and one place that counts it.
+//! Answers are read into small structs of ours that name only the fields a decision needs, and a job stays a
+//! [`serde_json::Value`] on its way from parse to register: the models of `nomad-client-rs` lose the fields they do not know
+//! when a job is read and registered again, know neither signals nor the event stream's index, and so would pay no rent here.
+//!
+//! Nanoseconds exist only in this crate; what leaves it are [`curfew_core::Timestamp`] and [`std::time::Duration`].
+//! Nothing here can purge a job: there is no such parameter (design fact 6).
+
+mod agent;
+mod allocations;
+mod client;
+mod config;
+mod error;
+mod evaluations;
+mod events;
+mod filter;
+mod jobs;
+mod nodes;
+mod route;
+mod signal;
+mod tls;
+mod transport;
+mod wire;
+
+pub use agent::AgentSelf;
+pub use allocations::{AllocationPage, AllocationPages};
+pub use client::Nomad;
+pub use config::{ConfigError, NomadConfig};
+pub use error::{Asked, Error};
+pub use evaluations::{EvalState, EvalStatus};
+pub use events::{Event, EventFrame, EventStream, StreamEnd};
+pub use filter::Filter;
+pub use jobs::{Deregistration, Registration, Validation};
+pub use nodes::{Node, NodeStatus, NodeStub};
+pub use signal::SignalOutcome;
+pub use transport::{Body, Transport, TransportError};
+pub use wire::BadAllocation;

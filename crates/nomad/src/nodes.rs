@@ -1,0 +1,130 @@
+//! Nodes, as far as stops, drains and warnings need them.
+
+use std::collections::BTreeMap;
+
+use curfew_core::NodeId;
+use serde::Deserialize;
+
+use crate::client::{Call, Nomad, found};
+use crate::error::Error;
+use crate::route::Route;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeStatus {
+    Initializing,
+    Ready,
+    Down,
+    Disconnected,
+    Other(String),
+}
+
+/// What a list and an event show of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStub {
+    pub id: NodeId,
+    pub name: String,
+    pub datacenter: String,
+    pub pool: String,
+    pub status: NodeStatus,
+    pub eligible: bool,
+    pub draining: bool,
+    /// Drivers that were found and are healthy.
+    pub drivers: Vec<String>,
+    pub modify_index: u64,
+}
+
+/// A node in full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub stub: NodeStub,
+    /// Host and port of its agent's HTTP API; empty when it has none.
+    pub http_addr: String,
+    pub tls: bool,
+    pub meta: BTreeMap<String, String>,
+    pub attributes: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct NodeWire {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    datacenter: String,
+    #[serde(default)]
+    node_pool: String,
+    status: String,
+    #[serde(default)]
+    scheduling_eligibility: String,
+    #[serde(default)]
+    drain: bool,
+    drivers: Option<BTreeMap<String, Option<DriverWire>>>,
+    #[serde(rename = "HTTPAddr", default)]
+    http_addr: String,
+    #[serde(rename = "TLSEnabled", default)]
+    tls: bool,
+    meta: Option<BTreeMap<String, String>>,
+    attributes: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    modify_index: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DriverWire {
+    #[serde(default)]
+    detected: bool,
+    #[serde(default)]
+    healthy: bool,
+}
+
+impl From<NodeWire> for Node {
+    fn from(w: NodeWire) -> Self {
+        let status = match w.status.as_str() {
+            "initializing" => NodeStatus::Initializing,
+            "ready" => NodeStatus::Ready,
+            "down" => NodeStatus::Down,
+            "disconnected" => NodeStatus::Disconnected,
+            _ => NodeStatus::Other(w.status),
+        };
+        let usable = |d: &Option<DriverWire>| d.as_ref().is_some_and(|d| d.detected && d.healthy);
+        let drivers = w.drivers.unwrap_or_default().into_iter().filter(|(_, d)| usable(d)).map(|(name, _)| name).collect();
+        Self {
+            stub: NodeStub {
+                id: w.id.into(),
+                name: w.name,
+                datacenter: w.datacenter,
+                pool: w.node_pool,
+                status,
+                eligible: w.scheduling_eligibility != "ineligible",
+                draining: w.drain,
+                drivers,
+                modify_index: w.modify_index,
+            },
+            http_addr: w.http_addr,
+            tls: w.tls,
+            meta: w.meta.unwrap_or_default(),
+            attributes: w.attributes.unwrap_or_default(),
+        }
+    }
+}
+
+impl Nomad {
+    /// All nodes, or those of a filter in Nomad's filter language.
+    pub async fn nodes(&self, filter: Option<&str>) -> Result<Vec<NodeStub>, Error> {
+        let mut call = Call::new(Route::Nodes, &[]);
+        if let Some(filter) = filter {
+            call = call.query("filter", filter);
+        }
+        let nodes: Option<Vec<NodeWire>> = self.send(call).await?.json()?;
+        Ok(nodes.unwrap_or_default().into_iter().map(|w| Node::from(w).stub).collect())
+    }
+
+    pub async fn node(&self, id: &NodeId) -> Result<Option<Node>, Error> {
+        let call = Call::new(Route::Node, &[id.as_str()]);
+        let Some(answer) = found(self.send(call).await, &["node not found"])? else { return Ok(None) };
+        Ok(Some(answer.json::<NodeWire>()?.into()))
+    }
+}

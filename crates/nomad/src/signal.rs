@@ -1,0 +1,82 @@
+//! The one call that sends a signal.
+
+use curfew_core::clock::KillOrder;
+use curfew_core::{AllocId, TaskName};
+use serde_json::json;
+
+use crate::client::{Call, Nomad};
+use crate::error::{Error, forwarding_broke};
+use crate::route::Route;
+
+/// What came of a SIGKILL. Only a read of the allocation says whether the task is dead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SignalOutcome {
+    /// The client handed the signal to the driver.
+    Sent,
+    /// The node or its client cannot be reached: try again when it is back. Nomad's words.
+    Unreachable(String),
+    /// Nomad, or the client, does not know the allocation (a client that restarts may say so for a moment).
+    Gone(String),
+    /// The task had no process at that moment: it is dead, between two starts, or not started. Read it again.
+    NotRunning(String),
+    /// The driver takes no signals (design fact 19): it cannot be killed through the API at all.
+    Unsupported(String),
+}
+
+impl Nomad {
+    /// Sends SIGKILL to the one task that the order names. Safe to repeat. Whoever calls this has read the allocation just before.
+    pub async fn sigkill(&self, order: &KillOrder) -> Result<SignalOutcome, Error> {
+        self.signal(order.alloc(), order.task()).await
+    }
+
+    /// Always one task by name: without one Nomad signals every task, a running poststop task too (design fact 8).
+    async fn signal(&self, alloc: &AllocId, task: &TaskName) -> Result<SignalOutcome, Error> {
+        let call = Call::new(Route::Signal, &[alloc.as_str()]);
+        if task.as_str().is_empty() {
+            let why = format!("the order to kill a task of allocation {alloc} names no task");
+            return Err(Error::Unaskable { asked: self.asked(&call), why });
+        }
+        let body = json!({ "Signal": "SIGKILL", "Task": task.as_str() });
+        match self.send(call.json(&body).timeout(self.config().signal_timeout)).await {
+            Ok(_) => Ok(SignalOutcome::Sent),
+            Err(e) => outcome(e),
+        }
+    }
+}
+
+/// Texts as Nomad 1.8 to 2.0 and its drivers write them. They arrive wrapped ("rpc error: …", "1 error occurred: …"), so each is
+/// looked for anywhere in the answer.
+fn outcome(e: Error) -> Result<SignalOutcome, Error> {
+    const UNREACHABLE: &[&str] = &["No path to node", "Unknown node", "Node does not support RPC"];
+    const UNSUPPORTED: &[&str] =
+        &["SignalTask is not supported by this driver", "does not support signals", "signals not supported"];
+    const NOT_RUNNING: &[&str] = &[
+        "Task not running",
+        "process already finished",
+        "no such process",
+        // The driver or its executor no longer knows the task.
+        "task not found for given id",
+        // Docker.
+        "is not running",
+        "No such container",
+        "Container already stopped",
+    ];
+    let Some(text) = e.body().map(str::to_owned) else { return Err(e) };
+    let has = |texts: &[&str]| texts.iter().any(|t| text.contains(t));
+    match e {
+        Error::NotFound { .. } | Error::Refused { .. } | Error::Interrupted { status: Some(_), .. } => {
+            if has(UNREACHABLE) || forwarding_broke(&text) {
+                Ok(SignalOutcome::Unreachable(text))
+            } else if text.contains("Unknown allocation") {
+                Ok(SignalOutcome::Gone(text))
+            } else if has(NOT_RUNNING) {
+                Ok(SignalOutcome::NotRunning(text))
+            } else if has(UNSUPPORTED) {
+                Ok(SignalOutcome::Unsupported(text))
+            } else {
+                Err(e)
+            }
+        }
+        e => Err(e),
+    }
+}

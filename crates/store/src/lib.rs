@@ -13,6 +13,7 @@ use curfew_core::operation::{Kind, Operation, Outcome, Progress, Request, State}
 use curfew_core::{JobKey, OpId, Timestamp};
 
 mod error;
+mod rules;
 mod sqlite;
 
 pub use error::StoreError;
@@ -100,7 +101,15 @@ pub trait Store: Send + Sync + 'static {
     /// Leases up to `limit` operations of `kinds`: those in `ids` first when they are `queued` or `waiting`, then whatever is
     /// `queued` or `waiting` and due at `now`, then `running` ones whose lease has expired. Each becomes `running` with
     /// the epoch counted up. Oldest `run_at` first.
-    async fn lease(&self, holder: &str, kinds: &[Kind], ids: &[OpId], lease_for: Duration, limit: usize, now: Timestamp) -> Result<Vec<Operation>>;
+    async fn lease(
+        &self,
+        holder: &str,
+        kinds: &[Kind],
+        ids: &[OpId],
+        lease_for: Duration,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Operation>>;
 
     /// Prolongs a lease; `Fenced` when it is no longer ours.
     async fn renew(&self, id: OpId, epoch: u64, expires_at: Timestamp) -> Result<()>;
@@ -108,7 +117,13 @@ pub trait Store: Send + Sync + 'static {
     /// Writes what a step did and gives the lease back, with its audit rows. When the row's revision moved on since it was
     /// leased (somebody joined), a `waiting` result is due at once instead of at its `run_at`, and a finished one becomes
     /// `queued` instead, due at once. Returns the row as it is then.
-    async fn finish_step(&self, leased: &Operation, result: StepResult, audit: Vec<AuditEntry>, now: Timestamp) -> Result<Operation>;
+    async fn finish_step(
+        &self,
+        leased: &Operation,
+        result: StepResult,
+        audit: Vec<AuditEntry>,
+        now: Timestamp,
+    ) -> Result<Operation>;
 
     async fn operation(&self, id: OpId) -> Result<Option<Operation>>;
     async fn operations(&self, filter: OperationFilter) -> Result<Vec<Operation>>;

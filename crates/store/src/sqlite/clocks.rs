@@ -1,0 +1,36 @@
+//! The kill clocks' table. They are written one by one and read all together, so the record is one column.
+
+use curfew_core::clock::{ClockKey, ClockRecord};
+use rusqlite::params;
+
+use super::db::{Db, Query, from_json};
+use crate::Result;
+
+const PUT: Query<'_> = Query {
+    name: "put_clock",
+    sql: "INSERT INTO clocks (alloc, task, incarnation, record) VALUES (?1, ?2, ?3, ?4) \
+          ON CONFLICT (alloc, task, incarnation) DO UPDATE SET record = excluded.record",
+};
+const REMOVE: Query<'_> =
+    Query { name: "remove_clock", sql: "DELETE FROM clocks WHERE alloc = ?1 AND task = ?2 AND incarnation = ?3" };
+const ALL: Query<'_> = Query { name: "clocks", sql: "SELECT record FROM clocks ORDER BY alloc, task, incarnation" };
+
+pub(super) fn put(db: &Db<'_>, clocks: &[ClockRecord]) -> Result<()> {
+    for c in clocks {
+        let ClockKey { alloc, task, incarnation } = &c.key;
+        let record = db.json(PUT.name, c)?;
+        db.execute(&PUT, params![alloc.as_str(), task.as_str(), incarnation.as_micros(), record])?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove(db: &Db<'_>, keys: &[ClockKey]) -> Result<()> {
+    for ClockKey { alloc, task, incarnation } in keys {
+        db.execute(&REMOVE, params![alloc.as_str(), task.as_str(), incarnation.as_micros()])?;
+    }
+    Ok(())
+}
+
+pub(super) fn all(db: &Db<'_>) -> Result<Vec<ClockRecord>> {
+    db.all(&ALL, [], |r| from_json(r, 0))
+}

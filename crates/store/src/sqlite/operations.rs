@@ -1,0 +1,315 @@
+//! The operations' table.
+
+use std::time::Duration;
+
+use curfew_core::audit::AuditEntry;
+use curfew_core::operation::{Kind, Lease, Operation, Request, State};
+use curfew_core::{JobKey, OpId, Timestamp};
+use rusqlite::types::{Type, Value as Sql, ValueRef};
+use rusqlite::{Row, params, params_from_iter};
+
+use super::audit;
+use super::db::{Db, Query, from_json, from_word, int};
+use crate::{Created, NewOperation, OperationFilter, Result, StepResult, StoreError, rules};
+
+/// In the order in which `read` takes them.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, state, request, actor, reason, requested_at, deadline, finished_at, waiting_for, progress, outcome, error, \
+             warnings, attempts, run_at, lease_holder, lease_expires_at, lease_epoch, revision FROM operations ",
+            $rest
+        )
+    };
+}
+
+const INSERT: Query<'_> = Query {
+    name: "insert_operation",
+    sql: "INSERT INTO operations (id, state, request, deadline, finished_at, waiting_for, progress, outcome, error, warnings, \
+          attempts, run_at, lease_holder, lease_expires_at, lease_epoch, revision, kind, namespace, job, actor, reason, \
+          requested_at) \
+          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+};
+/// Only under the epoch that was read.
+const UPDATE: Query<'_> = Query {
+    name: "update_operation",
+    sql: "UPDATE operations SET state = ?2, request = ?3, deadline = ?4, finished_at = ?5, waiting_for = ?6, progress = ?7, \
+          outcome = ?8, error = ?9, warnings = ?10, attempts = ?11, run_at = ?12, lease_holder = ?13, lease_expires_at = ?14, \
+          revision = ?16 WHERE id = ?1 AND lease_epoch = ?15",
+};
+const LEASE: Query<'_> = Query {
+    name: "lease",
+    sql: "UPDATE operations SET state = 'running', lease_holder = ?3, lease_expires_at = ?4, lease_epoch = lease_epoch + 1 \
+          WHERE id = ?1 AND lease_epoch = ?2",
+};
+const RENEW: Query<'_> = Query {
+    name: "renew",
+    sql: "UPDATE operations SET lease_expires_at = ?3 WHERE id = ?1 AND lease_epoch = ?2 AND state = 'running'",
+};
+const BY_ID: Query<'_> = Query { name: "operation", sql: select!("WHERE id = ?1") };
+const LIVE_STOP: Query<'_> =
+    Query { name: "live_stop", sql: select!("WHERE namespace = ?1 AND job = ?2 AND kind = 'stop' AND finished_at IS NULL") };
+const LIVE: Query<'_> = Query { name: "live", sql: select!("WHERE kind = ?1 AND finished_at IS NULL ORDER BY id") };
+const BY_KEY: Query<'_> = Query { name: "idempotency_key", sql: "SELECT digest, operation FROM idempotency_keys WHERE key = ?1" };
+const REMEMBER_KEY: Query<'_> =
+    Query { name: "remember_idempotency_key", sql: "INSERT INTO idempotency_keys (key, digest, operation) VALUES (?1, ?2, ?3)" };
+const NUDGED: Query<'_> = Query {
+    name: "lease_nudged",
+    sql: select!(
+        "WHERE id IN (SELECT value FROM json_each(?1)) AND state IN ('queued', 'waiting') \
+         AND kind IN (SELECT value FROM json_each(?2)) ORDER BY run_at, id LIMIT ?3"
+    ),
+};
+const DUE: Query<'_> = Query {
+    name: "lease_due",
+    sql: select!("WHERE kind = ?1 AND state IN ('queued', 'waiting') AND run_at <= ?2 ORDER BY run_at, id LIMIT ?3"),
+};
+const EXPIRED: Query<'_> = Query {
+    name: "lease_expired",
+    sql: select!("WHERE kind = ?1 AND state = 'running' AND lease_expires_at <= ?2 ORDER BY lease_expires_at LIMIT ?3"),
+};
+const NEXT_RUN: Query<'_> =
+    Query { name: "next_run_at", sql: "SELECT min(run_at) FROM operations WHERE kind = ?1 AND state IN ('queued', 'waiting')" };
+const NEXT_EXPIRY: Query<'_> = Query {
+    name: "next_lease_expiry",
+    sql: "SELECT min(lease_expires_at) FROM operations WHERE kind = ?1 AND state = 'running'",
+};
+
+const DEFAULT_LIMIT: usize = 100;
+
+pub(super) fn create(db: &Db<'_>, new: NewOperation) -> Result<Created> {
+    if let Some((key, digest)) = &new.idempotency
+        && let Some((theirs, id)) = db.one(&BY_KEY, [key], |r| Ok((r.get::<_, String>(0)?, op_id(r, 1)?)))?
+    {
+        return match theirs == *digest {
+            true => Ok(Created::Replayed(existing(db, id)?)),
+            false => Err(StoreError::IdempotencyConflict { key: key.clone(), id }),
+        };
+    }
+    let key = new.idempotency.clone();
+    let (told, created) = match live_stop(db, &new.request)? {
+        Some(mut op) => {
+            let told = rules::take_in(&mut op, new);
+            update(db, &op)?;
+            (told, Created::Joined(op))
+        }
+        None => {
+            let told = rules::requested(&new);
+            let op = rules::fresh(new);
+            insert(db, &op)?;
+            (told, Created::New(op))
+        }
+    };
+    if let Some((key, digest)) = key {
+        db.execute(&REMEMBER_KEY, params![key, digest, created.operation().id.to_string()])?;
+    }
+    audit::append(db, [&told])?;
+    Ok(created)
+}
+
+pub(super) struct Wanted {
+    pub(super) holder: String,
+    pub(super) kinds: Vec<Kind>,
+    pub(super) ids: Vec<OpId>,
+    pub(super) lease_for: Duration,
+    pub(super) limit: usize,
+    pub(super) now: Timestamp,
+}
+
+pub(super) fn lease(db: &Db<'_>, wanted: &Wanted) -> Result<Vec<Operation>> {
+    let mut taken = Vec::new();
+    if !wanted.ids.is_empty() {
+        let ids = db.json(NUDGED.name, &wanted.ids)?;
+        let kinds = db.json(NUDGED.name, &wanted.kinds)?;
+        let nudged = db.all(&NUDGED, params![ids, kinds, int(wanted.limit)], read)?;
+        take(db, wanted, nudged, &mut taken)?;
+    }
+    for (query, by) in [(&DUE, wanted.now), (&EXPIRED, wanted.now)] {
+        let room = wanted.limit.saturating_sub(taken.len());
+        if room == 0 {
+            break;
+        }
+        // One query a kind: each walks its own part of the index, and a paused kind's rows are in nobody's way.
+        let mut found = Vec::new();
+        for kind in &wanted.kinds {
+            found.extend(db.all(query, params![kind.as_str(), by.as_micros(), int(room)], read)?);
+        }
+        found.sort_by_key(|op| (op.run_at, op.id));
+        found.truncate(room);
+        take(db, wanted, found, &mut taken)?;
+    }
+    Ok(taken)
+}
+
+fn take(db: &Db<'_>, wanted: &Wanted, found: Vec<Operation>, taken: &mut Vec<Operation>) -> Result<()> {
+    for mut op in found {
+        let before = op.lease.epoch;
+        let told = rules::lease(&mut op, &wanted.holder, wanted.lease_for, wanted.now);
+        let expires_at = op.lease.expires_at.map(Timestamp::as_micros);
+        if db.execute(&LEASE, params![op.id.to_string(), int(before), wanted.holder, expires_at])? == 1 {
+            audit::append(db, &told)?;
+            taken.push(op);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn renew(db: &Db<'_>, id: OpId, epoch: u64, expires_at: Timestamp) -> Result<()> {
+    if db.execute(&RENEW, params![id.to_string(), int(epoch), expires_at.as_micros()])? == 1 {
+        return Ok(());
+    }
+    existing(db, id)?;
+    Err(StoreError::Fenced { id, epoch })
+}
+
+pub(super) fn finish_step(
+    db: &Db<'_>,
+    leased: &Operation,
+    result: StepResult,
+    audit: Vec<AuditEntry>,
+    now: Timestamp,
+) -> Result<Operation> {
+    let mut row = existing(db, leased.id)?;
+    let audit = rules::finish(&mut row, leased, result, audit, now)?;
+    update(db, &row)?;
+    audit::append(db, &audit)?;
+    Ok(row)
+}
+
+pub(super) fn by_id(db: &Db<'_>, id: OpId) -> Result<Option<Operation>> {
+    db.one(&BY_ID, [id.to_string()], read)
+}
+
+pub(super) fn live(db: &Db<'_>, kind: Kind) -> Result<Vec<Operation>> {
+    db.all(&LIVE, [kind.as_str()], read)
+}
+
+pub(super) fn list(db: &Db<'_>, filter: &OperationFilter) -> Result<Vec<Operation>> {
+    let mut sql = select!("WHERE true").to_owned();
+    let mut values = Vec::new();
+    let mut one_of = |column: &str, words: Vec<&'static str>| {
+        if !words.is_empty() {
+            let marks = vec!["?"; words.len()].join(", ");
+            sql.push_str(&format!(" AND {column} IN ({marks})"));
+            values.extend(words.into_iter().map(|w| Sql::Text(w.to_owned())));
+        }
+    };
+    one_of("kind", filter.kinds.iter().map(|k| k.as_str()).collect());
+    one_of("state", filter.states.iter().map(|s| s.as_str()).collect());
+    if !filter.states.is_empty() && filter.states.iter().all(|s| !s.is_finished()) {
+        // Says nothing new, but lets SQLite look among the live ones only.
+        sql.push_str(" AND finished_at IS NULL");
+    }
+    if let Some(target) = &filter.target {
+        sql.push_str(" AND namespace = ? AND job = ?");
+        values.push(Sql::Text(target.namespace.to_string()));
+        values.push(Sql::Text(target.job.to_string()));
+    }
+    if let Some(before) = filter.before {
+        sql.push_str(" AND id < ?");
+        values.push(Sql::Text(before.to_string()));
+    }
+    sql.push_str(" ORDER BY id DESC LIMIT ?");
+    let limit = if filter.limit == 0 { DEFAULT_LIMIT } else { filter.limit };
+    values.push(Sql::Integer(int(limit)));
+    db.all(&Query { name: "operations", sql: &sql }, params_from_iter(values), read)
+}
+
+pub(super) fn next_due(db: &Db<'_>, kinds: &[Kind]) -> Result<Option<Timestamp>> {
+    let mut next: Option<i64> = None;
+    for kind in kinds {
+        for query in [&NEXT_RUN, &NEXT_EXPIRY] {
+            let at = db.one(query, [kind.as_str()], |r| r.get::<_, Option<i64>>(0))?.flatten();
+            next = next.into_iter().chain(at).min();
+        }
+    }
+    Ok(next.map(Timestamp::from_micros))
+}
+
+fn live_stop(db: &Db<'_>, request: &Request) -> Result<Option<Operation>> {
+    match request {
+        Request::Stop { target, .. } => db.one(&LIVE_STOP, [target.namespace.as_str(), target.job.as_str()], read),
+        Request::Submit { .. } => Ok(None),
+    }
+}
+
+fn existing(db: &Db<'_>, id: OpId) -> Result<Operation> {
+    by_id(db, id)?.ok_or(StoreError::NoSuchOperation(id))
+}
+
+/// What `insert` and `update` have in common, ?1 to ?16.
+fn changing(db: &Db<'_>, name: &'static str, op: &Operation) -> Result<Vec<Sql>> {
+    let text = |t: &Option<String>| t.clone().map_or(Sql::Null, Sql::Text);
+    let instant = |t: Option<Timestamp>| t.map_or(Sql::Null, |t| Sql::Integer(t.as_micros()));
+    Ok(vec![
+        Sql::Text(op.id.to_string()),
+        Sql::Text(op.state.as_str().to_owned()),
+        Sql::Text(db.json(name, &op.request)?),
+        instant(op.deadline),
+        instant(op.finished_at),
+        text(&op.waiting_for),
+        Sql::Text(db.json(name, &op.progress)?),
+        op.outcome.as_ref().map(|o| db.json(name, o)).transpose()?.map_or(Sql::Null, Sql::Text),
+        text(&op.error),
+        Sql::Text(db.json(name, &op.warnings)?),
+        Sql::Integer(op.attempts.into()),
+        instant(Some(op.run_at)),
+        text(&op.lease.holder),
+        instant(op.lease.expires_at),
+        Sql::Integer(int(op.lease.epoch)),
+        Sql::Integer(int(op.revision)),
+    ])
+}
+
+fn insert(db: &Db<'_>, op: &Operation) -> Result<()> {
+    let JobKey { namespace, job } = op.request.target();
+    let mut values = changing(db, INSERT.name, op)?;
+    values.extend([
+        Sql::Text(op.kind().as_str().to_owned()),
+        Sql::Text(namespace.to_string()),
+        Sql::Text(job.to_string()),
+        Sql::Text(op.actor.clone()),
+        op.reason.clone().map_or(Sql::Null, Sql::Text),
+        Sql::Integer(op.requested_at.as_micros()),
+    ]);
+    db.execute(&INSERT, params_from_iter(values)).map(|_| ())
+}
+
+fn update(db: &Db<'_>, op: &Operation) -> Result<()> {
+    match db.execute(&UPDATE, params_from_iter(changing(db, UPDATE.name, op)?))? {
+        1 => Ok(()),
+        _ => Err(StoreError::Fenced { id: op.id, epoch: op.lease.epoch }),
+    }
+}
+
+fn op_id(r: &Row<'_>, column: usize) -> rusqlite::Result<OpId> {
+    let text = r.get_ref(column)?.as_str()?;
+    text.parse().map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
+}
+
+fn read(r: &Row<'_>) -> rusqlite::Result<Operation> {
+    let instant = |column: usize| r.get::<_, Option<i64>>(column).map(|t| t.map(Timestamp::from_micros));
+    let state: State = from_word(r, 1)?;
+    Ok(Operation {
+        id: op_id(r, 0)?,
+        state,
+        request: from_json(r, 2)?,
+        actor: r.get(3)?,
+        reason: r.get(4)?,
+        requested_at: Timestamp::from_micros(r.get(5)?),
+        deadline: instant(6)?,
+        finished_at: instant(7)?,
+        waiting_for: r.get(8)?,
+        progress: from_json(r, 9)?,
+        outcome: match r.get_ref(10)? {
+            ValueRef::Null => None,
+            _ => Some(from_json(r, 10)?),
+        },
+        error: r.get(11)?,
+        warnings: from_json(r, 12)?,
+        attempts: r.get(13)?,
+        run_at: Timestamp::from_micros(r.get(14)?),
+        lease: Lease { holder: r.get(15)?, expires_at: instant(16)?, epoch: r.get::<_, i64>(17)?.unsigned_abs() },
+        revision: r.get::<_, i64>(18)?.unsigned_abs(),
+    })
+}

@@ -59,6 +59,8 @@ impl SqliteStore {
         let conn = db::connect(&path)?;
         schema::migrate(&conn, &path)?;
         db::make_durable(&conn, &path)?;
+        // SQLite opens a file that it may not write without a word; better told now than by the first request.
+        Db::new(&conn, &path).execute(&CHECK, [])?;
         let readers = Readers::open(path.clone())?;
         let writer = Writer::new(conn, path.clone());
         Ok(Arc::new(SqliteStore { path, readers: Some(readers), writer, owner: Mutex::new(Some(owner)) }))

@@ -66,7 +66,7 @@ const DUE: Query<'_> = Query {
 };
 const EXPIRED: Query<'_> = Query {
     name: "lease_expired",
-    sql: select!("WHERE kind = ?1 AND state = 'running' AND lease_expires_at <= ?2 ORDER BY lease_expires_at LIMIT ?3"),
+    sql: select!("WHERE kind = ?1 AND state = 'running' AND lease_expires_at <= ?2 ORDER BY run_at, id LIMIT ?3"),
 };
 const NEXT_RUN: Query<'_> =
     Query { name: "next_run_at", sql: "SELECT min(run_at) FROM operations WHERE kind = ?1 AND state IN ('queued', 'waiting')" };

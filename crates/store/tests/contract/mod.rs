@@ -1,0 +1,53 @@
+//! What every backend must do. A backend's test file includes this module and says `contract!(open)`, where `open` is an async
+//! function that gives an [`Opened`] empty store; each rule is then a test of its own.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use curfew_store::Store;
+
+pub mod fixtures;
+pub mod leases;
+pub mod model;
+pub mod requests;
+pub mod steps;
+pub mod trail;
+pub mod workers;
+
+/// An empty store, and whatever must live as long as it does (a directory, a server).
+pub struct Opened {
+    pub store: Arc<dyn Store>,
+    pub keep: Box<dyn Any>,
+}
+
+#[macro_export]
+macro_rules! contract {
+    ($open:path) => {
+        $crate::contract!($open;
+            requests: what_was_written_is_what_is_read, submits_never_join, a_stop_joins_the_live_one, a_finished_stop_takes_nobody_in,
+                namespaces_are_apart, the_same_key_and_body_is_the_same_operation, a_key_with_another_body_is_refused,
+                a_key_of_a_joined_request_is_remembered, a_long_list_of_demands_keeps_the_newest_unsent, lists_are_newest_first_and_paged;
+            leases: due_rows_come_oldest_first, nudged_rows_come_first_and_early, other_kinds_stay, a_held_row_is_nobody_elses,
+                an_expired_lease_is_taken_over, a_renewed_lease_does_not_expire, a_fenced_worker_writes_nothing,
+                the_next_due_instant_is_known, limits_are_kept;
+            steps: a_waiting_row_sleeps_until_its_time, a_finished_row_is_never_leased, a_join_hurries_a_waiting_row,
+                a_join_while_running_makes_waiting_due_at_once, a_join_while_running_undoes_the_end, a_paused_row_stays,
+                a_step_cannot_end_running, unknown_operations_are_named;
+            trail: the_trail_tells_the_story_in_order, the_trail_has_no_gap_and_fails_together, the_trail_is_filtered_and_paged,
+                clocks_are_replaced_by_key_and_removed, checks_write;
+            workers: a_row_has_one_holder, requests_at_once_make_one_stop, a_key_used_at_once_makes_one_operation,
+                a_crowd_finishes_everything_once;
+        );
+    };
+    ($open:path; $($group:ident: $($rule:ident),+;)+) => {
+        $($(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $rule() {
+                let opened = $open().await;
+                $crate::contract::$group::$rule(std::sync::Arc::clone(&opened.store)).await;
+                opened.store.close().await.unwrap();
+                drop(opened.keep);
+            }
+        )+)+
+    };
+}

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::operation::{Kind, Operation, Outcome, State};
+use crate::submit::Change;
 use crate::{JobId, Namespace, OpId, Timestamp, duration};
 
 /// `POST /v1/jobs` and `POST /v1/jobs/plan`.
@@ -58,20 +59,12 @@ pub struct StopRequest {
 pub struct PlanView {
     pub job: JobId,
     pub namespace: Namespace,
-    pub changes: Vec<ChangeView>,
+    pub changes: Vec<Change>,
     pub warnings: Vec<String>,
     /// Nomad's own plan of the transformed job.
     pub nomad: Value,
     /// The job as Nomad would get it.
     pub spec: Value,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangeView {
-    pub path: String,
-    pub from: String,
-    pub to: String,
-    pub why: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

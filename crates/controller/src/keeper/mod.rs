@@ -1,0 +1,410 @@
+//! The keeper of kill clocks: one task that owns the [`Book`] and carries out what it says.
+//!
+//! ```text
+//!  event stream ─┐                        ┌─▶ read the allocation anew ──▶ fresh ─┐
+//!  resync ───────┼─▶ Book: derive, arm ───┤                                       ▼
+//!  operations ───┘    (timer: the next    └─◀ answered ◀── SIGKILL at the instant ┘
+//!                      clock)                  (the one place)
+//! ```
+
+mod book;
+mod reader;
+mod specs;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use curfew_core::audit::AuditEntry;
+use curfew_core::clock::{Cause, ClockKey, ClockRecord, KillClock};
+use curfew_core::config::Config;
+use curfew_core::operation::Operation;
+use curfew_core::spec::JobSpec;
+use curfew_core::{AllocId, Allocation, Clock, EvalId, JobKey, NodeId, OpId, Timestamp};
+use curfew_nomad::{NodeStatus, Nomad, SignalOutcome};
+use curfew_store::Store;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use book::StopReport;
+use book::{Answer, Book, Effect};
+
+enum Msg {
+    Observed(Vec<Allocation>),
+    Registered { key: JobKey, spec: Box<JobSpec> },
+    Purged(JobKey),
+    Resynced { began: Timestamp },
+    Gap,
+    NodeReady(NodeId),
+    EvalDone(EvalId),
+    Fresh(AllocId, Result<Option<(Allocation, Option<JobSpec>)>, ()>),
+    Answered(AllocId, Vec<(ClockKey, Timestamp, Answer)>),
+    StopOpened(Box<Operation>),
+    StopDeleted { op: OpId, key: JobKey, index: u64, eval: Option<EvalId>, reply: oneshot::Sender<()> },
+    StopClosed { op: OpId, key: JobKey },
+    Report { op: OpId, key: JobKey, reply: oneshot::Sender<Option<StopReport>> },
+    Newest { key: JobKey, reply: oneshot::Sender<Option<Arc<JobSpec>>> },
+    Armed(oneshot::Sender<usize>),
+    Flushed,
+}
+
+/// A handle on the keeper. Cheap to clone; calls after the keeper ended do nothing.
+#[derive(Clone)]
+pub struct Keeper {
+    tx: mpsc::Sender<Msg>,
+    jobs: mpsc::Sender<reader::ReadJob>,
+}
+
+/// What it works with.
+pub struct Parts {
+    pub nomad: Nomad,
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub config: Arc<Config>,
+    /// `host:pid`, for the audit trail.
+    pub actor: String,
+    /// Operations that something happened for.
+    pub nudges: mpsc::Sender<OpId>,
+}
+
+/// How many messages may wait for the keeper before the senders wait.
+const QUEUE: usize = 4096;
+
+impl Keeper {
+    /// Starts the keeper with what was written down before. It ends when `stop` is cancelled, after its last writes; await
+    /// the handle for that.
+    pub fn start(
+        parts: Parts,
+        records: Vec<ClockRecord>,
+        stops: Vec<Operation>,
+        stop: CancellationToken,
+    ) -> (Keeper, tokio::task::JoinHandle<()>) {
+        let (tx, rx) = mpsc::channel(QUEUE);
+        let (jobs_tx, jobs_rx) = mpsc::channel(QUEUE);
+        let keeper = Keeper { tx, jobs: jobs_tx };
+        tokio::spawn(reader::read_jobs(parts.nomad.clone(), jobs_rx));
+        let (reads_tx, reads_rx) = mpsc::channel(QUEUE);
+        tokio::spawn(reader::read_allocations(parts.nomad.clone(), keeper.clone(), reads_rx));
+        let mut book = Book::new(&parts.config, parts.actor.clone());
+        book.restore(records);
+        let actor = Actor {
+            book,
+            parts,
+            keeper: keeper.clone(),
+            reads: reads_tx,
+            overflow: Vec::new(),
+            pending: Pending::default(),
+            flushing: false,
+        };
+        let handle = tokio::spawn(actor.run(rx, stops, stop));
+        (keeper, handle)
+    }
+
+    async fn send(&self, msg: Msg) {
+        // The keeper is gone only when the controller is.
+        let _ = self.tx.send(msg).await;
+    }
+    async fn ask<T>(&self, msg: impl FnOnce(oneshot::Sender<T>) -> Msg) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(msg(reply)).await;
+        answer.await.ok()
+    }
+
+    pub async fn observed(&self, allocs: Vec<Allocation>) {
+        self.send(Msg::Observed(allocs)).await;
+    }
+    pub async fn registered(&self, key: JobKey, spec: Box<JobSpec>) {
+        self.send(Msg::Registered { key, spec }).await;
+    }
+    pub async fn purged(&self, key: JobKey) {
+        self.send(Msg::Purged(key)).await;
+    }
+    pub async fn resynced(&self, began: Timestamp) {
+        self.send(Msg::Resynced { began }).await;
+    }
+    pub async fn gap(&self) {
+        self.send(Msg::Gap).await;
+    }
+    pub async fn node_ready(&self, node: NodeId) {
+        self.send(Msg::NodeReady(node)).await;
+    }
+    pub async fn eval_done(&self, eval: EvalId) {
+        self.send(Msg::EvalDone(eval)).await;
+    }
+    pub async fn stop_opened(&self, op: Operation) {
+        self.send(Msg::StopOpened(Box::new(op))).await;
+    }
+    pub async fn stop_deleted(&self, op: OpId, key: JobKey, index: u64, eval: Option<EvalId>) {
+        self.ask(|reply| Msg::StopDeleted { op, key, index, eval, reply }).await;
+    }
+    pub async fn stop_closed(&self, op: OpId, key: JobKey) {
+        self.send(Msg::StopClosed { op, key }).await;
+    }
+    /// What a live stop can say about itself; nothing when it is not live here.
+    pub async fn report(&self, op: OpId, key: JobKey) -> Option<StopReport> {
+        self.ask(|reply| Msg::Report { op, key, reply }).await.flatten()
+    }
+    /// The newest registration of a job, when the event stream told it without a gap.
+    pub async fn newest(&self, key: JobKey) -> Option<Arc<JobSpec>> {
+        self.ask(|reply| Msg::Newest { key, reply }).await.flatten()
+    }
+    pub async fn armed(&self) -> usize {
+        self.ask(Msg::Armed).await.unwrap_or(0)
+    }
+    /// Which allocations of the job are not over, read now (together with other jobs that ask).
+    pub async fn not_over(&self, key: JobKey) -> Result<Vec<Allocation>, String> {
+        let (reply, answer) = oneshot::channel();
+        let stopping = || "the controller is stopping".to_owned();
+        self.jobs.send(reader::ReadJob { key, reply }).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+    async fn fresh(&self, id: AllocId, read: Result<Option<(Allocation, Option<JobSpec>)>, ()>) {
+        self.send(Msg::Fresh(id, read)).await;
+    }
+}
+
+/// What waits to be written. Clocks fold by key; the trail is bounded.
+#[derive(Default)]
+struct Pending {
+    clocks: HashMap<ClockKey, Option<ClockRecord>>,
+    audit: Vec<AuditEntry>,
+}
+
+/// Audit rows kept while the database cannot be written; a kill never waits for them.
+const AUDIT_BACKLOG: usize = 100_000;
+
+struct Actor {
+    book: Book,
+    parts: Parts,
+    keeper: Keeper,
+    reads: mpsc::Sender<reader::ReadAlloc>,
+    /// Reads that found the queue full.
+    overflow: Vec<reader::ReadAlloc>,
+    pending: Pending,
+    flushing: bool,
+}
+
+impl Actor {
+    async fn run(mut self, mut rx: mpsc::Receiver<Msg>, stops: Vec<Operation>, stop: CancellationToken) {
+        let mut fx = Vec::new();
+        for op in &stops {
+            self.book.stop_opened(op, self.parts.clock.now(), &mut fx);
+        }
+        let mut batch = Vec::new();
+        loop {
+            self.carry_out(&mut fx);
+            let wait = self.until_next_wake();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+                n = rx.recv_many(&mut batch, 256) => if n == 0 { break },
+            }
+            // Clocks first: a burst of messages does not make one late.
+            self.book.tick(self.parts.clock.now(), &mut fx);
+            for msg in batch.drain(..) {
+                self.handle(msg, &mut fx);
+            }
+        }
+        self.carry_out(&mut fx);
+        self.last_flush(rx).await;
+    }
+
+    fn until_next_wake(&self) -> Duration {
+        // Wall time may jump, so no sleep is longer than a second.
+        const LONGEST: Duration = Duration::from_secs(1);
+        if !self.overflow.is_empty() {
+            return Duration::from_millis(1);
+        }
+        self.book.next_wake().map_or(LONGEST, |at| at.since(self.parts.clock.now()).min(LONGEST))
+    }
+
+    fn handle(&mut self, msg: Msg, fx: &mut Vec<Effect>) {
+        let now = self.parts.clock.now();
+        let book = &mut self.book;
+        match msg {
+            Msg::Observed(allocs) => {
+                for a in allocs {
+                    book.observe(a, now, fx);
+                }
+            }
+            Msg::Registered { key, spec } => {
+                book.specs.insert(&key, *spec);
+            }
+            Msg::Purged(key) => book.specs.forget(&key),
+            Msg::Resynced { began } => book.resynced(began, fx),
+            Msg::Gap => book.gap(),
+            Msg::NodeReady(node) => book.node_ready(&node, now),
+            Msg::EvalDone(eval) => book.eval_done(&eval, fx),
+            Msg::Fresh(id, Ok(read)) => book.fresh(&id, read, now, fx),
+            Msg::Fresh(id, Err(())) => book.unread(&id, now),
+            Msg::Answered(id, answers) => book.answered(&id, answers, now, fx),
+            Msg::StopOpened(op) => book.stop_opened(&op, now, fx),
+            Msg::StopDeleted { op, key, index, eval, reply } => {
+                book.stop_deleted(op, &key, index, eval, now, fx);
+                let _ = reply.send(());
+            }
+            Msg::StopClosed { op, key } => book.stop_closed(op, &key, now, fx),
+            Msg::Report { op, key, reply } => {
+                let _ = reply.send(book.stop_report(op, &key, now));
+            }
+            Msg::Newest { key, reply } => {
+                let _ = reply.send(book.specs.newest(&key).cloned());
+            }
+            Msg::Armed(reply) => {
+                let _ = reply.send(book.armed());
+            }
+            Msg::Flushed => self.flushing = false,
+        }
+    }
+
+    fn carry_out(&mut self, fx: &mut Vec<Effect>) {
+        let mut reads = std::mem::take(&mut self.overflow);
+        for effect in fx.drain(..) {
+            match effect {
+                Effect::Persist(r) => {
+                    self.pending.clocks.insert(r.key.clone(), Some(r));
+                }
+                Effect::Forget(key) => {
+                    self.pending.clocks.insert(key, None);
+                }
+                Effect::Audit(entry) => self.pending.audit.push(entry),
+                Effect::Read { id, full } => reads.push(reader::ReadAlloc { id, full }),
+                Effect::Kill { alloc, node, clocks } => self.kill(alloc, node, clocks),
+                Effect::Nudge(op) => {
+                    // A full queue loses nothing: the operation's own timer comes.
+                    let _ = self.parts.nudges.try_send(op);
+                }
+            }
+        }
+        for r in reads {
+            if let Err(mpsc::error::TrySendError::Full(r)) = self.reads.try_send(r) {
+                self.overflow.push(r);
+            }
+        }
+        let audit = &mut self.pending.audit;
+        if audit.len() > AUDIT_BACKLOG {
+            tracing::error!(
+                lost = audit.len() - AUDIT_BACKLOG,
+                "the database could not be written for so long that audit rows are lost"
+            );
+            audit.drain(..audit.len() - AUDIT_BACKLOG);
+        }
+        self.flush();
+    }
+
+    /// The one place that sends SIGKILL: at each clock's instant, on the strength of a read made just before it.
+    fn kill(&self, alloc: AllocId, node: NodeId, clocks: Vec<KillClock>) {
+        let (nomad, clock, keeper) = (self.parts.nomad.clone(), self.parts.clock.clone(), self.keeper.clone());
+        tokio::spawn(async move {
+            let shots = clocks.into_iter().map(|c| kill_one(&nomad, &*clock, &node, c));
+            let answers = futures::future::join_all(shots).await;
+            keeper.send(Msg::Answered(alloc, answers)).await;
+        });
+    }
+
+    fn flush(&mut self) {
+        if self.flushing || (self.pending.clocks.is_empty() && self.pending.audit.is_empty()) {
+            return;
+        }
+        self.flushing = true;
+        let (pending, store, keeper) = (std::mem::take(&mut self.pending), self.parts.store.clone(), self.keeper.clone());
+        tokio::spawn(async move {
+            write(&*store, pending, u32::MAX).await;
+            keeper.send(Msg::Flushed).await;
+        });
+    }
+
+    async fn last_flush(mut self, mut rx: mpsc::Receiver<Msg>) {
+        rx.close();
+        let mut fx = Vec::new();
+        while let Some(msg) = rx.recv().await {
+            self.handle(msg, &mut fx);
+        }
+        self.flushing = true;
+        self.carry_out(&mut fx);
+        const TRIES: u32 = 3;
+        write(&*self.parts.store, self.pending, TRIES).await;
+    }
+}
+
+async fn kill_one(nomad: &Nomad, clock: &dyn Clock, node: &NodeId, kill: KillClock) -> (ClockKey, Timestamp, Answer) {
+    let key = kill.key().clone();
+    if kill.cause() == Cause::SiblingEnded
+        && let Err(why) = node_is_heard_from(nomad, node).await
+    {
+        return (key, clock.now(), Answer::Unreachable(why));
+    }
+    let order = loop {
+        let now = clock.now();
+        match kill.order(now) {
+            Some(order) => break order,
+            None => tokio::time::sleep(kill.due().since(now)).await,
+        }
+    };
+    let sent_at = clock.now();
+    let answer = match nomad.sigkill(&order).await {
+        Ok(SignalOutcome::Sent) => Answer::Sent,
+        Ok(SignalOutcome::Unreachable(e)) => Answer::Unreachable(e),
+        Ok(SignalOutcome::Gone(e)) => Answer::Gone(e),
+        Ok(SignalOutcome::NotRunning(e)) => Answer::NotRunning(e),
+        Ok(SignalOutcome::Unsupported(e)) => Answer::Unsupported(e),
+        Err(e) => Answer::Failed(crate::error::chain(&e)),
+    };
+    match &answer {
+        Answer::Sent => {
+            tracing::info!(alloc = %key.alloc, task = %key.task, cause = book::cause_name(kill.cause()), clock = %kill.due(), "SIGKILL sent")
+        }
+        other => {
+            tracing::warn!(alloc = %key.alloc, task = %key.task, clock = %kill.due(), answer = ?other, "SIGKILL not delivered")
+        }
+    }
+    (key, sent_at, answer)
+}
+
+/// That a sibling's end is for good is concluded from what its client does not say; a client that is gone says nothing either.
+async fn node_is_heard_from(nomad: &Nomad, node: &NodeId) -> Result<(), String> {
+    match nomad.node(node).await {
+        Ok(Some(n)) if n.stub.status == NodeStatus::Ready => Ok(()),
+        Ok(Some(n)) => Err(format!("its node is {:?}", n.stub.status).to_lowercase()),
+        Ok(None) => Err("its node is gone from Nomad".into()),
+        Err(e) => Err(crate::error::chain(&e)),
+    }
+}
+
+/// Writes until it is written, or `tries` are used up. What gathers meanwhile is bounded by the number of clocks and by
+/// [`AUDIT_BACKLOG`].
+async fn write(store: &dyn Store, pending: Pending, tries: u32) {
+    let (mut put, mut removed) = (Vec::new(), Vec::new());
+    for (key, record) in pending.clocks {
+        match record {
+            Some(r) => put.push(r),
+            None => removed.push(key),
+        }
+    }
+    let mut audit = pending.audit;
+    let mut wait = Duration::from_millis(100);
+    for _ in 0..tries {
+        let written = match put.is_empty() && audit.is_empty() {
+            true => store.remove_clocks(removed.clone(), vec![]).await,
+            false => store.put_clocks(put.clone(), audit.clone()).await,
+        };
+        match written {
+            Ok(()) if !removed.is_empty() && !(put.is_empty() && audit.is_empty()) => {
+                put.clear();
+                audit.clear();
+            }
+            Ok(()) => return,
+            Err(e) => {
+                tracing::error!(error = %crate::error::chain(&e), clocks = put.len(), "clocks could not be written down; they run on from memory");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(5));
+            }
+        }
+    }
+    tracing::error!(
+        clocks = put.len(),
+        rows = audit.len(),
+        "clocks were given up writing down; Nomad still shows what they rest on"
+    );
+}

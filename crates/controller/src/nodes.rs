@@ -1,0 +1,157 @@
+//! Whether the nodes let a raised `kill_timeout` stand (design fact 3: a client cuts it to its `max_kill_timeout`, silently).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use curfew_core::{Clock, NodeId, Timestamp, duration};
+use curfew_nomad::{Error, NodeStatus, NodeStub, Nomad};
+use futures::StreamExt;
+use serde_json::Value;
+
+/// Node meta that tells what cannot be read from a node otherwise.
+const META: &str = "max_kill_timeout";
+/// More nodes than this are not asked one by one at a submit.
+const ASKED: usize = 200;
+const AT_ONCE: usize = 16;
+/// A client's configuration changes with its restart.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+const NAMED: usize = 5;
+
+#[derive(Clone)]
+pub struct Nodes {
+    nomad: Nomad,
+    clock: Arc<dyn Clock>,
+    known: Arc<Mutex<HashMap<NodeId, (Timestamp, Option<Duration>)>>>,
+}
+
+impl Nodes {
+    pub fn new(nomad: Nomad, clock: Arc<dyn Clock>) -> Self {
+        Self { nomad, clock, known: Arc::default() }
+    }
+
+    /// Warnings about the nodes that the job may be placed on.
+    pub async fn warnings(&self, job: &Value) -> Result<Vec<String>, Error> {
+        let Some(needed) = longest_kill_timeout(job) else { return Ok(vec![]) };
+        let all = self.nomad.nodes(None).await?;
+        let mut candidates: Vec<_> = all.into_iter().filter(|n| n.status == NodeStatus::Ready && may_run(job, n)).collect();
+        let skipped = candidates.len().saturating_sub(ASKED);
+        candidates.truncate(ASKED);
+        let limits: Vec<(String, Option<Duration>)> = futures::stream::iter(candidates)
+            .map(|n| async move { (n.name.clone(), self.limit(&n.id).await) })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        let mut by_limit: BTreeMap<Option<Duration>, Vec<String>> = BTreeMap::new();
+        for (name, limit) in limits {
+            if limit.is_none_or(|l| l < needed) {
+                by_limit.entry(limit).or_default().push(name);
+            }
+        }
+        let mut out: Vec<String> = by_limit.into_iter().map(|(limit, names)| sentence(limit, names, needed)).collect();
+        if skipped > 0 {
+            out.push(format!("{skipped} more nodes were not asked for their max_kill_timeout"));
+        }
+        Ok(out)
+    }
+
+    /// The node's `max_kill_timeout`, when it can be known: from its meta, else from its agent.
+    async fn limit(&self, id: &NodeId) -> Option<Duration> {
+        let now = self.clock.now();
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
+        if let Some((at, limit)) = known
+            && now.since(at) < KNOWN_FOR
+        {
+            return limit;
+        }
+        let limit = self.ask(id).await;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), (now, limit));
+        limit
+    }
+
+    async fn ask(&self, id: &NodeId) -> Option<Duration> {
+        let node = self.nomad.node(id).await.ok()??;
+        if let Some(told) = node.meta.get(META).and_then(|m| duration::parse(m).ok()) {
+            return Some(told);
+        }
+        if node.http_addr.is_empty() {
+            return None;
+        }
+        let scheme = if node.tls { "https" } else { "http" };
+        self.nomad.agent_max_kill_timeout(&format!("{scheme}://{}", node.http_addr)).await.ok()?
+    }
+}
+
+fn longest_kill_timeout(job: &Value) -> Option<Duration> {
+    let groups = job["TaskGroups"].as_array()?.iter();
+    groups
+        .flat_map(|g| g["Tasks"].as_array().into_iter().flatten())
+        .filter_map(|t| t["KillTimeout"].as_u64())
+        .max()
+        .map(Duration::from_nanos)
+}
+
+fn may_run(job: &Value, node: &NodeStub) -> bool {
+    let pool = job["NodePool"].as_str().filter(|p| !p.is_empty()).unwrap_or("default");
+    let datacenters = job["Datacenters"].as_array().filter(|d| !d.is_empty());
+    (pool == "all" || pool == node.pool || node.pool.is_empty())
+        && datacenters.is_none_or(|d| d.iter().filter_map(Value::as_str).any(|p| glob(p, &node.datacenter)))
+}
+
+/// Nomad allows `*` in a datacenter's name.
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((head, tail)) => text.strip_prefix(head).is_some_and(|rest| {
+            rest.char_indices().map(|(i, _)| i).chain([rest.len()]).any(|i| rest.get(i..).is_some_and(|r| glob(tail, r)))
+        }),
+    }
+}
+
+fn sentence(limit: Option<Duration>, mut names: Vec<String>, needed: Duration) -> String {
+    names.sort();
+    let more = names.len().saturating_sub(NAMED);
+    names.truncate(NAMED);
+    let mut who = if names.len() + more == 1 { "node ".to_owned() } else { "nodes ".to_owned() };
+    who.push_str(&names.join(", "));
+    if more > 0 {
+        who.push_str(&format!(" and {more} more"));
+    }
+    let needed = duration::format(needed);
+    match limit {
+        Some(l) => {
+            let l = duration::format(l);
+            format!(
+                "{who}: max_kill_timeout is {l}, below this job's kill_timeout of {needed}: there Nomad itself sends SIGKILL {l} after SIGTERM. Raise max_kill_timeout in the client's configuration"
+            )
+        }
+        None => format!(
+            "{who}: max_kill_timeout cannot be read; make sure that it is at least {needed}, and tell it in the node's meta as max_kill_timeout"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datacenters_match_as_nomad_has_them() {
+        for (pattern, text, matches) in [
+            ("dc1", "dc1", true),
+            ("dc1", "dc12", false),
+            ("*", "dc1", true),
+            ("dc*", "dc1", true),
+            ("*1", "dc1", true),
+            ("d*2", "dc1", false),
+        ] {
+            assert_eq!(glob(pattern, text), matches, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn the_warning_names_node_and_value() {
+        let s = sentence(Some(Duration::from_secs(30)), vec!["c2".into(), "c1".into()], Duration::from_secs(86_400));
+        assert!(s.starts_with("nodes c1, c2: max_kill_timeout is 30s, below this job's kill_timeout of 1day"), "{s}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Looks at Nomad: a list of everything that was told to end, again and again, and the event stream to hear of it sooner.
+//!
+//! Losing every event costs a resync period, never a kill. A gap in the stream empties what rests on its being whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use curfew_core::{Clock, Timestamp};
+use curfew_nomad::{EvalState, Event, NodeStatus, Nomad, StreamEnd};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::chain;
+use crate::keeper::Keeper;
+
+/// How Nomad is seen now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Nothing was read yet.
+    Starting,
+    Clear,
+    /// Since when, and why.
+    Lost(Timestamp, String),
+}
+
+pub struct Observer {
+    pub nomad: Nomad,
+    pub keeper: Keeper,
+    pub clock: Arc<dyn Clock>,
+    pub resync_interval: Duration,
+    pub sight: watch::Sender<Sight>,
+}
+
+const BACKOFF: [Duration; 5] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+];
+
+impl Observer {
+    pub async fn run(self, stop: CancellationToken) {
+        let mut failures = 0usize;
+        loop {
+            let lost = tokio::select! {
+                () = stop.cancelled() => return,
+                lost = self.watch(&mut failures) => lost,
+            };
+            let why = chain(&lost);
+            self.keeper.gap().await;
+            if self.sight.send_if_modified(|s| {
+                let changed = !matches!(s, Sight::Lost(..));
+                if changed {
+                    *s = Sight::Lost(self.clock.now(), why.clone());
+                }
+                changed
+            }) {
+                tracing::warn!(why, "lost sight of Nomad; looking again");
+            }
+            let wait = BACKOFF.get(failures).or(BACKOFF.last()).copied().unwrap_or_default();
+            failures += 1;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Lists, then follows the stream from there with a list at every interval; returns when either fails.
+    async fn watch(&self, failures: &mut usize) -> Lost {
+        let index = match self.resync().await {
+            Ok(index) => index,
+            Err(e) => return e,
+        };
+        let mut stream = match self.nomad.events(Some(index)).await {
+            Ok(s) => s,
+            Err(e) => return Lost::Stream(e),
+        };
+        // Nomad may have started the stream later than asked: list again once it is open.
+        let mut next = Box::pin(tokio::time::sleep(Duration::ZERO));
+        loop {
+            // `next()` keeps its half-read line when it is dropped for the timer.
+            tokio::select! {
+                frame = stream.next() => match frame {
+                    Ok(frame) => {
+                        if *failures > 0 || *self.sight.borrow() != Sight::Clear {
+                            *failures = 0;
+                            tracing::info!("watching Nomad");
+                            self.sight.send_replace(Sight::Clear);
+                        }
+                        self.handle(frame.events).await;
+                    }
+                    Err(e) => return Lost::Stream(e),
+                },
+                () = &mut next => {
+                    if let Err(e) = self.resync().await {
+                        return e;
+                    }
+                    next.set(tokio::time::sleep(self.resync_interval));
+                }
+            }
+        }
+    }
+
+    /// Everything with a live task and a sign of having been told to end. Returns the index it is as of.
+    async fn resync(&self) -> Result<u64, Lost> {
+        let began = self.clock.now();
+        let mut pages = self.nomad.told_to_end();
+        let mut index = u64::MAX;
+        while let Some(page) = pages.next().await.map_err(Lost::List)? {
+            index = index.min(page.index);
+            for bad in &page.bad {
+                tracing::warn!(?bad, "an allocation in Nomad's list could not be read");
+            }
+            if !page.allocations.is_empty() {
+                self.keeper.observed(page.allocations).await;
+            }
+        }
+        self.keeper.resynced(began).await;
+        Ok(if index == u64::MAX { 0 } else { index })
+    }
+
+    async fn handle(&self, events: Vec<Event>) {
+        let mut allocations = Vec::new();
+        for event in events {
+            if let Event::Allocation(a) = event {
+                allocations.push(*a);
+                continue;
+            }
+            // Evaluations are complete after their allocations were told: keep the order.
+            if !allocations.is_empty() {
+                self.keeper.observed(std::mem::take(&mut allocations)).await;
+            }
+            match event {
+                Event::Job { key, purged: true, .. } => self.keeper.purged(key).await,
+                Event::Job { key, spec, .. } => self.keeper.registered(key, spec).await,
+                Event::Evaluation(e) if finished(&e.state) => self.keeper.eval_done(e.id).await,
+                Event::Node(n) if n.stub.status == NodeStatus::Ready => self.keeper.node_ready(n.stub.id).await,
+                Event::Bad { topic, key, why } => tracing::warn!(topic, key, why, "one event could not be read"),
+                Event::Evaluation(_) | Event::Node(_) | Event::Heartbeat | Event::Allocation(_) => {}
+            }
+        }
+        if !allocations.is_empty() {
+            self.keeper.observed(allocations).await;
+        }
+    }
+}
+
+/// An evaluation that will do nothing more.
+pub(crate) fn finished(state: &EvalState) -> bool {
+    matches!(state, EvalState::Complete | EvalState::Failed | EvalState::Canceled)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    #[error("listing what was told to end failed")]
+    List(#[source] curfew_nomad::Error),
+    #[error("no events")]
+    Stream(#[source] StreamEnd),
+}

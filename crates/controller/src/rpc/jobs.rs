@@ -1,0 +1,151 @@
+//! Submit, plan, stop.
+
+use axum::Json;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use curfew_core::api::{OperationView, PlanView, SpecText, StopRequest, SubmitRequest};
+use curfew_core::operation::{Demand, Request, nominal_deadline};
+use curfew_core::spec::{JobSpec, META_MANAGED, META_OPERATION};
+use curfew_core::submit::{Submission, SubmitPolicy, transform, unwrap_spec};
+use curfew_core::{JobKey, Namespace, OpId};
+use curfew_store::{Created, NewOperation};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::problem::Refusal;
+use super::{Body, Peer, Rpc, actor};
+
+struct Prepared {
+    id: OpId,
+    submission: Submission,
+    /// The job's `JobModifyIndex` in Nomad now; zero when there is none.
+    base_index: u64,
+}
+
+impl Rpc {
+    async fn prepare(&self, spec: SpecText, namespace: Option<Namespace>) -> Result<Prepared, Refusal> {
+        let job = match spec {
+            SpecText::Hcl(text) => self.nomad.parse_hcl(&text).await?,
+            SpecText::Json(json) => json,
+        };
+        let job = unwrap_spec(job)?;
+        let id = OpId::new(self.clock.now());
+        let namespace = namespace.unwrap_or_else(|| self.nomad.config().namespace.clone());
+        let policy = SubmitPolicy::from(&*self.config);
+        let mut submission = transform(job.clone(), &policy, id, &namespace)?;
+        let mut base_index = 0;
+        if let Some(current) = self.nomad.job(&submission.key).await? {
+            base_index = current["JobModifyIndex"].as_u64().unwrap_or(0);
+            let first = current["Meta"][META_OPERATION].as_str().and_then(|s| s.parse::<OpId>().ok());
+            if let Some(first) = first.filter(|_| current["Meta"][META_MANAGED] == "true" && current["Stop"] != true) {
+                submission = transform(job, &policy, first, &namespace)?;
+            }
+        }
+        submission.warnings.extend(self.nodes.warnings(&submission.job).await?);
+        Ok(Prepared { id, submission, base_index })
+    }
+
+    async fn create(&self, new: NewOperation) -> Result<Response, Refusal> {
+        let created = self.store.create(new).await?;
+        let op = created.operation().clone();
+        if !matches!(created, Created::Replayed(_)) {
+            if !op.request.demands().is_empty() {
+                self.keeper.stop_opened(op.clone()).await;
+            }
+            // A full queue loses nothing: the row is due, the dispatcher looks.
+            let _ = self.nudges.try_send(op.id);
+        }
+        let location = format!("/v1/operations/{}", op.id);
+        Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(OperationView::from(op))).into_response())
+    }
+}
+
+pub async fn submit(
+    State(rpc): State<Rpc>,
+    ConnectInfo(peer): Peer,
+    headers: HeaderMap,
+    Body(request): Body<SubmitRequest>,
+) -> Result<Response, Refusal> {
+    rpc.accepting()?;
+    let idempotency = idempotency(&headers, "submit", &request)?;
+    let who = request.who;
+    let prepared = rpc.prepare(request.spec, request.namespace).await?;
+    let Submission { job, key, warnings, .. } = prepared.submission;
+    rpc.create(NewOperation {
+        id: prepared.id,
+        request: Request::Submit { target: key, spec: Box::new(job), base_index: prepared.base_index },
+        actor: actor(&who, peer),
+        reason: who.reason,
+        at: rpc.clock.now(),
+        deadline: None,
+        warnings,
+        idempotency,
+    })
+    .await
+}
+
+pub async fn plan(State(rpc): State<Rpc>, Body(request): Body<SubmitRequest>) -> Result<Json<PlanView>, Refusal> {
+    let Prepared { submission, .. } = rpc.prepare(request.spec, request.namespace).await?;
+    let nomad = rpc.nomad.plan_job(&submission.key, &submission.job, true).await?;
+    Ok(Json(PlanView {
+        job: submission.key.job,
+        namespace: submission.key.namespace,
+        changes: submission.changes,
+        warnings: submission.warnings,
+        nomad,
+        spec: submission.job,
+    }))
+}
+
+pub async fn stop(
+    State(rpc): State<Rpc>,
+    ConnectInfo(peer): Peer,
+    Path(job): Path<String>,
+    headers: HeaderMap,
+    Body(request): Body<StopRequest>,
+) -> Result<Response, Refusal> {
+    rpc.accepting()?;
+    let idempotency = idempotency(&headers, &job, &request)?;
+    let namespace = request.namespace.unwrap_or_else(|| rpc.nomad.config().namespace.clone());
+    let key = JobKey { namespace, job: job.as_str().into() };
+    let spec = match rpc.keeper.newest(key.clone()).await {
+        Some(spec) => spec,
+        None => match rpc.nomad.job(&key).await? {
+            Some(json) => {
+                let spec = JobSpec::from_json(&json);
+                rpc.keeper.registered(key.clone(), Box::new(spec.clone())).await;
+                spec.into()
+            }
+            None => return Err(Refusal::no_such_job(format!("there is no job {key} in Nomad at {}", rpc.nomad.address()))),
+        },
+    };
+    let now = rpc.clock.now();
+    let demand = Demand {
+        at: now,
+        stop_timeout: request.stop_timeout,
+        no_shutdown_delay: request.no_shutdown_delay,
+        job_index: spec.job_modify_index,
+    };
+    rpc.create(NewOperation {
+        id: OpId::new(now),
+        deadline: nominal_deadline(&[demand], rpc.config.job_stop_timeout),
+        request: Request::Stop { target: key, demands: vec![demand] },
+        actor: actor(&request.who, peer),
+        reason: request.who.reason,
+        at: now,
+        warnings: vec![],
+        idempotency,
+    })
+    .await
+}
+
+/// The caller's key, with what it asked for: the same key for something else is refused.
+fn idempotency(headers: &HeaderMap, target: &str, request: &impl Serialize) -> Result<Option<(String, String)>, Refusal> {
+    const LONGEST: usize = 255;
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().ok().filter(|k| !k.is_empty() && k.len() <= LONGEST);
+    let key = key.ok_or_else(|| Refusal::bad_request("Idempotency-Key must be 1 to 255 printable ASCII characters"))?;
+    let asked = serde_json::json!([target, serde_json::to_value(request).unwrap_or(Value::Null)]);
+    Ok(Some((key.to_owned(), asked.to_string())))
+}

@@ -1,0 +1,96 @@
+//! Errors of the RPC: RFC 9457 problem details with a stable `type` and a sentence with the way out.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use curfew_core::api::Problem;
+use curfew_core::submit::SubmitError;
+use curfew_store::StoreError;
+
+use crate::error::chain;
+
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    slug: &'static str,
+    title: &'static str,
+    detail: String,
+}
+
+impl Refusal {
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, slug: "bad-request", title: "The request cannot be read", detail: detail.into() }
+    }
+    pub fn no_such_job(detail: String) -> Self {
+        Self { status: StatusCode::NOT_FOUND, slug: "no-such-job", title: "No such job", detail }
+    }
+    pub fn no_such_operation(detail: String) -> Self {
+        Self { status: StatusCode::NOT_FOUND, slug: "no-such-operation", title: "No such operation", detail }
+    }
+    pub fn stopping() -> Self {
+        let detail = "this controller is stopping and takes no new requests; ask again when it is back".into();
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, slug: "stopping", title: "The controller is stopping", detail }
+    }
+    pub fn not_found(detail: String) -> Self {
+        Self { status: StatusCode::NOT_FOUND, slug: "not-found", title: "No such resource", detail }
+    }
+}
+
+impl From<curfew_nomad::Error> for Refusal {
+    fn from(e: curfew_nomad::Error) -> Self {
+        use curfew_nomad::Error as E;
+        let detail = chain(&e);
+        let (status, slug, title) = match &e {
+            E::Refused { .. } | E::Conflict { .. } | E::NotFound { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "refused-by-nomad", "Nomad refused it")
+            }
+            E::PermissionDenied { .. } => (StatusCode::BAD_GATEWAY, "nomad-permission-denied", "Nomad refused Curfew's token"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "nomad-unavailable", "Nomad does not answer"),
+        };
+        Self { status, slug, title, detail }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(e: StoreError) -> Self {
+        let detail = chain(&e);
+        match e {
+            StoreError::IdempotencyConflict { .. } => Self {
+                status: StatusCode::CONFLICT,
+                slug: "idempotency-conflict",
+                title: "The idempotency key was used before",
+                detail,
+            },
+            StoreError::NoSuchOperation(_) => Self::no_such_operation(detail),
+            _ => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                slug: "database",
+                title: "The request could not be written down; nothing was done",
+                detail,
+            },
+        }
+    }
+}
+
+impl From<SubmitError> for Refusal {
+    fn from(e: SubmitError) -> Self {
+        Self {
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            slug: "bad-specification",
+            title: "The specification cannot be used",
+            detail: chain(&e),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            kind: format!("urn:curfew:problem:{}", self.slug),
+            title: self.title.into(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+        };
+        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], serde_json::to_vec(&problem).unwrap_or_default())
+            .into_response()
+    }
+}

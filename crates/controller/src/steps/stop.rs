@@ -1,0 +1,182 @@
+//! Stop: DELETE the job, then wait until none of its tasks lives. The clocks do the killing; this only watches.
+//!
+//! ```text
+//!  queued ──▶ DELETE ──▶ evaluation complete ──▶ every allocation over, read once more ──▶ succeeded
+//!               │  ▲            (event, else GET)     │ no: wait for events or the clocks
+//!   no answer:  ▼  │ same registration as asked for   ▼
+//!            unknown ──▶ read the job ── registered again since ──▶ failed, the new one is left alone
+//!                              └─ stopped or gone ──▶ go on as after a DELETE
+//! ```
+
+use std::time::Duration;
+
+use curfew_core::audit::Action;
+use curfew_core::operation::{Demand, Operation, Progress, State};
+use curfew_core::{JobKey, outcome};
+use curfew_nomad::Error;
+use curfew_store::StepResult;
+use serde_json::{Value, json};
+
+use super::{Done, Tools};
+use crate::error::chain;
+use crate::observer::finished;
+
+/// A DELETE this soon after its request needs no look at the job first: nobody registered it again unseen.
+const PROMPT: Duration = Duration::from_secs(5);
+/// Without events an evaluation is asked for after this.
+const EVAL_WAIT: Duration = Duration::from_secs(2);
+/// How often a waiting stop looks by itself when nothing wakes it.
+const LOOK: Duration = Duration::from_secs(30);
+
+impl Tools {
+    pub(super) async fn stop(&self, op: &Operation, target: &JobKey, demands: &[Demand]) -> Done {
+        // The clocks must know the request's timeout before the first task hears of it.
+        self.keeper.stop_opened(op.clone()).await;
+        if op.progress.demands_sent < demands.len() {
+            return self.delete(op, target, demands).await;
+        }
+        let Some(report) = self.keeper.report(op.id, target.clone()).await else {
+            return Done {
+                result: self.waiting(op, self.clock.now() + LOOK, "the controller is stopping".into()),
+                audit: vec![],
+            };
+        };
+        if let Some(eval) = op.progress.eval.as_ref().filter(|_| !report.eval_done) {
+            match self.nomad.evaluation(eval).await {
+                Ok(Some(e)) if !finished(&e.state) => {
+                    let why = format!("Nomad to process evaluation {eval} ({:?})", e.state).to_lowercase();
+                    return Done { result: self.waiting(op, self.clock.now() + EVAL_WAIT, why), audit: vec![] };
+                }
+                // Gone: it was complete long ago.
+                Ok(_) => self.keeper.eval_done(eval.clone()).await,
+                Err(e) => return self.retry(op, chain(&e), false),
+            }
+        }
+        // Each way of hearing of allocations can miss one; this asks for all that are not over.
+        let open = match self.keeper.not_over(target.clone()).await {
+            Ok(open) => open,
+            Err(why) => return self.retry(op, why, false),
+        };
+        let index = op.progress.delete_index.unwrap_or(u64::MAX);
+        let mine: Vec<_> = open.into_iter().filter(|a| a.create_index < index).collect();
+        if mine.is_empty() && report.gap {
+            // Some may have ended while nobody looked: they belong into the report.
+            match self.nomad.job_allocations(target).await {
+                Ok((all, _)) => self.keeper.observed(all.into_iter().filter(|a| a.create_index < index).collect()).await,
+                Err(e) => return self.retry(op, chain(&e), false),
+            }
+        }
+        if !mine.is_empty() {
+            self.keeper.observed(mine.clone()).await;
+        }
+        let Some(report) = self.keeper.report(op.id, target.clone()).await else {
+            return Done {
+                result: self.waiting(op, self.clock.now() + LOOK, "the controller is stopping".into()),
+                audit: vec![],
+            };
+        };
+        if mine.is_empty() && report.open.is_empty() {
+            return self.ended(op, report.allocations, report.warnings);
+        }
+        if mine.is_empty() {
+            // The keeper has not heard of some end: it reads those anew.
+            for id in &report.open {
+                match self.nomad.allocation(id).await {
+                    Ok(Some((a, _))) => self.keeper.observed(vec![a]).await,
+                    Ok(None) => self.keeper.resynced(self.clock.now()).await,
+                    Err(e) => return self.retry(op, chain(&e), false),
+                }
+            }
+            let result =
+                self.waiting(op, self.clock.now() + Duration::from_millis(500), "the last allocations to be read".into());
+            return Done { result, audit: vec![] };
+        }
+        let after_the_clocks = report.deadline.map_or(LOOK, |d| d.since(self.clock.now()) + Duration::from_secs(2));
+        let run_at = self.clock.now() + after_the_clocks.min(LOOK);
+        let why = report.waiting_for.unwrap_or_else(|| "its allocations to end".into());
+        let mut result = self.waiting(op, run_at, why);
+        result.deadline = report.deadline.or(op.deadline);
+        Done { result, audit: vec![] }
+    }
+
+    async fn delete(&self, op: &Operation, target: &JobKey, demands: &[Demand]) -> Done {
+        let unsent = demands.get(op.progress.demands_sent..).unwrap_or_default();
+        let Some(newest) = unsent.last() else { return self.failed(op, "the request holds no demand".into()) };
+        let prompt = !op.progress.unknown && self.clock.now().since(newest.at) < PROMPT;
+        if !prompt {
+            match self.look_before_repeating(op, target, newest, demands.len()).await {
+                Ok(None) => {}
+                Ok(Some(done)) => return done,
+                Err(e) if e.is_transient() => return self.retry(op, chain(&e), false),
+                Err(e) => return self.failed(op, chain(&e)),
+            }
+        }
+        let no_shutdown_delay = unsent.iter().any(|d| d.no_shutdown_delay);
+        match self.nomad.delete_job(target, no_shutdown_delay).await {
+            Ok(d) => {
+                let detail = json!({ "index": d.job_modify_index, "eval": d.eval });
+                let progress = Progress {
+                    demands_sent: demands.len(),
+                    delete_index: Some(d.job_modify_index),
+                    eval: d.eval,
+                    unknown: false,
+                };
+                self.deleted(op, target, progress, detail).await
+            }
+            Err(e) if e.outcome_unknown() => self.retry(op, chain(&e), true),
+            // A token can be mended, a leader found: the request was accepted and is not given up.
+            Err(e) => self.retry(op, chain(&e), false),
+        }
+    }
+
+    /// A DELETE may have been done already, and the job registered again since: that one is not to be touched.
+    async fn look_before_repeating(
+        &self,
+        op: &Operation,
+        target: &JobKey,
+        asked: &Demand,
+        demands: usize,
+    ) -> Result<Option<Done>, Error> {
+        let job = self.nomad.job(target).await?;
+        let index = job.as_ref().and_then(|j| j["JobModifyIndex"].as_u64());
+        let stopped = job.as_ref().is_none_or(|j| j["Stop"] == true);
+        if stopped {
+            // Gone counts like stopped: what was created before now is this stop's.
+            let progress =
+                Progress { demands_sent: demands, delete_index: Some(index.unwrap_or(u64::MAX)), eval: None, unknown: false };
+            let detail = json!({ "index": index, "found": if job.is_some() { "stopped already" } else { "gone already" } });
+            return Ok(Some(self.deleted(op, target, progress, detail).await));
+        }
+        if asked.job_index != 0 && index.is_some_and(|i| i > asked.job_index) {
+            let why = format!(
+                "job {target} was registered again (index {}) before this stop reached Nomad; the new one was left alone. Stop it again if that is what you want",
+                index.unwrap_or(0)
+            );
+            return Ok(Some(self.failed(op, why)));
+        }
+        Ok(None)
+    }
+
+    async fn deleted(&self, op: &Operation, target: &JobKey, progress: Progress, detail: Value) -> Done {
+        let index = progress.delete_index.unwrap_or(u64::MAX);
+        self.keeper.stop_deleted(op.id, target.clone(), index, progress.eval.clone()).await;
+        // Without an evaluation (periodic, parameterized, gone) there is nothing to wait for.
+        let wait = if progress.eval.is_some() { EVAL_WAIT } else { Duration::ZERO };
+        let audit = vec![self.entry(op, Action::JobDeleted, detail)];
+        let run_at = self.clock.now() + wait;
+        Done { result: StepResult { progress, ..self.waiting(op, run_at, "Nomad to tell the job's allocations".into()) }, audit }
+    }
+
+    fn ended(&self, op: &Operation, allocations: Vec<curfew_core::operation::AllocOutcome>, warnings: Vec<String>) -> Done {
+        let outcome = outcome::total(allocations);
+        let detail = json!({ "exited": outcome.exited, "killed": outcome.killed });
+        let deadline = outcome.allocations.iter().flat_map(|a| &a.tasks).filter_map(|t| t.kill_at).max().or(op.deadline);
+        let mut result = StepResult { outcome: Some(outcome), deadline, ..self.result(op, State::Succeeded) };
+        for w in warnings {
+            if !result.warnings.contains(&w) {
+                result.warnings.push(w);
+            }
+        }
+        Done { result, audit: vec![self.entry(op, Action::Succeeded, detail)] }
+    }
+}

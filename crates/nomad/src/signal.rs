@@ -52,6 +52,7 @@ fn outcome(e: Error) -> Result<SignalOutcome, Error> {
         &["SignalTask is not supported by this driver", "does not support signals", "signals not supported"];
     const NOT_RUNNING: &[&str] = &[
         "Task not running",
+        "Task not yet run",
         "process already finished",
         "no such process",
         // The driver or its executor no longer knows the task.

@@ -1,4 +1,5 @@
 //! The submit transform: what it changes, what it leaves, what it refuses.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::Duration;
 

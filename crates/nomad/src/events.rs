@@ -215,46 +215,57 @@ fn event(raw: &RawValue) -> Option<Event> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Payload<A = (), E = (), N = ()> {
-    #[serde(default)]
-    allocation: A,
-    #[serde(default)]
-    evaluation: E,
-    #[serde(default)]
-    node: N,
-    #[serde(default)]
+struct AllocationPayload {
+    allocation: AllocationWire,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct EvaluationPayload {
+    evaluation: EvalWire,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodePayload {
+    node: NodeWire,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct JobPayload {
     job: Value,
+    /// Purged.
     #[serde(default)]
     deleted: bool,
 }
 
-fn absent() -> String {
-    "it has no payload".into()
+fn read<'a, T: Deserialize<'a>>(payload: &'a str) -> Result<T, String> {
+    serde_json::from_str(payload).map_err(|e| e.to_string())
 }
 
 fn allocation(payload: &str) -> Result<Event, String> {
-    let p: Payload<Option<AllocationWire>> = serde_json::from_str(payload).map_err(|e| e.to_string())?;
-    let (allocation, _) = wire::allocation(p.allocation.ok_or_else(absent)?)?;
+    let (allocation, _) = wire::allocation(read::<AllocationPayload>(payload)?.allocation)?;
     Ok(Event::Allocation(Box::new(allocation)))
 }
 
 fn evaluation(payload: &str) -> Result<Event, String> {
-    let p: Payload<(), Option<EvalWire>> = serde_json::from_str(payload).map_err(|e| e.to_string())?;
-    Ok(Event::Evaluation(Box::new(p.evaluation.ok_or_else(absent)?.into())))
+    Ok(Event::Evaluation(Box::new(read::<EvaluationPayload>(payload)?.evaluation.into())))
 }
 
 fn node(payload: &str) -> Result<Event, String> {
-    let p: Payload<(), (), Option<NodeWire>> = serde_json::from_str(payload).map_err(|e| e.to_string())?;
-    Ok(Event::Node(Box::new(p.node.ok_or_else(absent)?.into())))
+    Ok(Event::Node(Box::new(Node::from(read::<NodePayload>(payload)?.node))))
 }
 
 fn job(payload: &str, kind: &str) -> Result<Event, String> {
-    let p: Payload = serde_json::from_str(payload).map_err(|e| e.to_string())?;
-    let (Some(id), Some(namespace)) = (p.job["ID"].as_str(), p.job["Namespace"].as_str()) else { return Err(absent()) };
+    let JobPayload { job, deleted } = read(payload)?;
+    let (Some(id), Some(namespace)) = (job["ID"].as_str(), job["Namespace"].as_str()) else {
+        return Err("its job has no ID or no Namespace".into());
+    };
     Ok(Event::Job {
         key: JobKey::new(namespace, id),
-        spec: Box::new(JobSpec::from_json(&p.job)),
+        spec: Box::new(JobSpec::from_json(&job)),
         deregistered: matches!(kind, "JobDeregistered" | "JobBatchDeregistered"),
-        purged: p.deleted,
+        purged: deleted,
     })
 }

@@ -48,8 +48,7 @@ impl Nomad {
 /// looked for anywhere in the answer.
 fn outcome(e: Error) -> Result<SignalOutcome, Error> {
     const UNREACHABLE: &[&str] = &["No path to node", "Unknown node", "Node does not support RPC"];
-    const UNSUPPORTED: &[&str] =
-        &["SignalTask is not supported by this driver", "does not support signals", "signals not supported"];
+    const UNSUPPORTED: &[&str] = &["SignalTask is not supported by this driver", "QEMU driver can't signal commands"];
     const NOT_RUNNING: &[&str] = &[
         "Task not running",
         "Task not yet run",

@@ -1,6 +1,6 @@
 //! Against a real Nomad at NOMAD_ADDR, with `raw_exec` and a raised `max_kill_timeout`:
 //! `NOMAD_ADDR=… cargo test -p curfew-nomad --test real_nomad -- --ignored`
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::future::Future;
 use std::time::{Duration, SystemTime};
@@ -105,7 +105,12 @@ async fn parse_and_refusals_in_nomads_words() {
     let key = JobKey::new("default", "p");
     let e = nomad.register(&key, &raw, None).await.unwrap_err();
     assert!(matches!(&e, Error::Refused { body, .. } if body.contains("ProgressDeadline")), "{e}");
-    for update in [Value::Null, json!({ "MaxParallel": 0 }), json!({ "ProgressDeadline": 0 }), json!({ "ProgressDeadline": 360_000_000_000_i64 })] {
+    for update in [
+        Value::Null,
+        json!({ "MaxParallel": 0 }),
+        json!({ "ProgressDeadline": 0 }),
+        json!({ "ProgressDeadline": 360_000_000_000_i64 }),
+    ] {
         let mut spec = job.clone();
         spec["Update"] = update.clone();
         let s = transform(spec, &policy, OpId::new(now()), &Namespace::default()).unwrap();
@@ -133,8 +138,10 @@ async fn filters_find_odd_ids_and_nothing_else() {
     let nomad = nomad();
     let mut stream = nomad.events(None).await.unwrap();
     let tag = now().as_micros();
-    let ids: Vec<String> =
-        ["a.b/c-1", "aXb/c-1", "ü^($|[q]){2}?", "back`tick\"quote\\slash", "plus+star*"].iter().map(|s| format!("{s}-{tag}")).collect();
+    let ids: Vec<String> = ["a.b/c-1", "aXb/c-1", "ü^($|[q]){2}?", "back`tick\"quote\\slash", "plus+star*"]
+        .iter()
+        .map(|s| format!("{s}-{tag}"))
+        .collect();
     let mut keys = Vec::new();
     for id in &ids {
         keys.push(submit(&nomad, impolite(id)).await);

@@ -1,0 +1,7 @@
+//! What the crate does with what a Nomad answers, and with what is none.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod calls;
+mod fake;
+mod sockets;
+mod stream;

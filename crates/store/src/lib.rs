@@ -94,13 +94,14 @@ pub struct AuditFilter {
 pub trait Store: Send + Sync + 'static {
     /// Writes a request down, or finds the operation it belongs to: the same idempotency key (a different body is
     /// [`StoreError::IdempotencyConflict`]); else, for a stop, a live stop of the same job, which takes the demand in
-    /// (`core::operation::join`), becomes due now, and counts its revision up. A `requested` or `joined` row goes into the audit
-    /// trail in the same transaction.
+    /// (`core::operation::join`), becomes due now, and counts its revision up; the newest demand never counts as sent, even when
+    /// the list was folded. A `requested` or `joined` row goes into the audit trail in the same transaction.
     async fn create(&self, new: NewOperation) -> Result<Created>;
 
     /// Leases up to `limit` operations of `kinds`: those in `ids` first when they are `queued` or `waiting`, then whatever is
     /// `queued` or `waiting` and due at `now`, then `running` ones whose lease has expired. Each becomes `running` with
-    /// the epoch counted up. Oldest `run_at` first.
+    /// the epoch counted up. Oldest `run_at` first in each of the three. A `leased` row goes into the trail for the first lease and
+    /// for one that was taken from an expired holder, not for each wake-up.
     async fn lease(
         &self,
         holder: &str,
@@ -116,7 +117,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes what a step did and gives the lease back, with its audit rows. When the row's revision moved on since it was
     /// leased (somebody joined), a `waiting` result is due at once instead of at its `run_at`, and a finished one becomes
-    /// `queued` instead, due at once. Returns the row as it is then.
+    /// `queued` instead, due at once; then `audit` loses its `succeeded`, `failed` or `cancelled` row and gains a `waiting` one that
+    /// says why. The earlier deadline and everybody's warnings are kept. Returns the row as it is then.
     async fn finish_step(
         &self,
         leased: &Operation,

@@ -41,7 +41,7 @@ mod keeps {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
         fn any_interleaving_agrees_with_the_model(acts in model::acts()) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -15,6 +15,9 @@ const REMOVE: Query<'_> =
     Query { name: "remove_clock", sql: "DELETE FROM clocks WHERE alloc = ?1 AND task = ?2 AND incarnation = ?3" };
 const ALL: Query<'_> = Query { name: "clocks", sql: "SELECT record FROM clocks ORDER BY alloc, task, incarnation" };
 
+#[cfg(test)]
+pub(super) const HOT: &[(&Query<'_>, &str)] = &[(&REMOVE, "PRIMARY KEY")];
+
 pub(super) fn put(db: &Db<'_>, clocks: &[ClockRecord]) -> Result<()> {
     for c in clocks {
         let ClockKey { alloc, task, incarnation } = &c.key;

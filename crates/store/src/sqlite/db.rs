@@ -31,6 +31,10 @@ impl<'c> Db<'c> {
         Self { conn, path }
     }
 
+    pub(super) fn path(&self) -> &Path {
+        self.path
+    }
+
     /// How many rows it changed.
     pub(super) fn execute(&self, q: &Query<'_>, params: impl Params) -> Result<usize> {
         let run = || self.conn.prepare_cached(q.sql)?.execute(params);

@@ -23,6 +23,8 @@ mod operations;
 mod owner;
 mod readers;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod trouble;
 mod writer;
 

@@ -77,6 +77,23 @@ const NEXT_EXPIRY: Query<'_> = Query {
 
 const DEFAULT_LIMIT: usize = 100;
 
+/// What runs all the time, and the index that makes it cheap.
+#[cfg(test)]
+pub(super) const HOT: &[(&Query<'_>, &str)] = &[
+    (&UPDATE, "sqlite_autoindex_operations_1"),
+    (&LEASE, "sqlite_autoindex_operations_1"),
+    (&RENEW, "sqlite_autoindex_operations_1"),
+    (&BY_ID, "sqlite_autoindex_operations_1"),
+    (&BY_KEY, "PRIMARY KEY"),
+    (&LIVE_STOP, "operations_one_live_stop"),
+    (&LIVE, "operations_live"),
+    (&NUDGED, "sqlite_autoindex_operations_1"),
+    (&DUE, "operations_due"),
+    (&EXPIRED, "operations_leased"),
+    (&NEXT_RUN, "operations_due"),
+    (&NEXT_EXPIRY, "operations_leased"),
+];
+
 pub(super) fn create(db: &Db<'_>, new: NewOperation) -> Result<Created> {
     if let Some((key, digest)) = &new.idempotency
         && let Some((theirs, id)) = db.one(&BY_KEY, [key], |r| Ok((r.get::<_, String>(0)?, op_id(r, 1)?)))?

@@ -85,6 +85,13 @@ pub(super) fn closed(path: &Path) -> StoreError {
     database(format!("the database {} was closed: this controller is stopping", path.display()), false, None)
 }
 
+/// A request panicked. The rest of its group goes on without it.
+pub(super) fn bug(path: &Path) -> StoreError {
+    let what =
+        format!("a request to the database {} failed by a bug in curfew and was not written; the log has more", path.display());
+    database(what, false, None)
+}
+
 /// The thread that was to answer is gone. The write may or may not have happened.
 pub(super) fn lost(path: &Path) -> StoreError {
     let what = format!(

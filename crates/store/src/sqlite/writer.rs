@@ -6,6 +6,7 @@
 //! of one's own).
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -61,7 +62,8 @@ where
 {
     fn run(&mut self, db: &Db<'_>) -> std::result::Result<(), String> {
         let Some(work) = self.work.take() else { return Ok(()) };
-        let done = work(db);
+        // What a panic leaves half done is rolled back with its savepoint.
+        let done = catch_unwind(AssertUnwindSafe(|| work(db))).unwrap_or_else(|_| Err(trouble::bug(db.path())));
         let said = done.as_ref().map(|_| ()).map_err(ToString::to_string);
         self.done = Some(done);
         said
@@ -201,23 +203,13 @@ impl Turn {
 }
 
 impl Drop for Turn {
-    /// The runtime went down before the turn began, or a request panicked: nobody waits for ever, the next request starts
-    /// another turn.
+    /// A runtime that goes down drops a turn that has not begun. Others may have queued up behind it already, perhaps from
+    /// another runtime, so it is served here and now.
     fn drop(&mut self) {
-        if self.over {
-            return;
-        }
-        let forsaken = {
-            let mut queue = lock(&self.writer.queue);
-            queue.attended = false;
-            std::mem::take(&mut queue.waiting)
-        };
-        drop(forsaken);
-        if let Some(conn) = &*lock(&self.writer.conn)
-            && !conn.is_autocommit()
-            && let Err(e) = conn.execute_batch("ROLLBACK")
+        while !self.over
+            && let Some(group) = self.next_group()
         {
-            tracing::error!(path = %self.writer.path.display(), error = %e, "a broken group of writes could not be rolled back");
+            self.writer.commit(group);
         }
     }
 }

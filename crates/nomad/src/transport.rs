@@ -42,28 +42,43 @@ where
     }
 }
 
-/// Sockets. One client for the configured address, one for agents at their own (only when that is another kind of socket).
+/// Sockets: the configured unix socket, or TCP, past any proxy of the environment when the host is this machine.
 pub(crate) struct Sockets {
-    main: reqwest::Client,
-    agents: reqwest::Client,
+    socket: Option<reqwest::Client>,
+    direct: reqwest::Client,
+    proxied: reqwest::Client,
     base: Arc<str>,
 }
 
 impl Sockets {
     pub(crate) fn new(config: &NomadConfig, address: &Address) -> Result<Self, ConfigError> {
-        let agents = builder(config)?.build().map_err(ConfigError::Client)?;
-        let main = match &address.socket {
-            None => agents.clone(),
-            Some(path) => builder(config)?.unix_socket(path.clone()).build().map_err(ConfigError::Client)?,
+        let build = |b: reqwest::ClientBuilder| b.build().map_err(ConfigError::Client);
+        let socket = match &address.socket {
+            None => None,
+            Some(path) => Some(build(builder(config)?.no_proxy().unix_socket(path.clone()))?),
         };
-        Ok(Self { main, agents, base: address.base.as_str().into() })
+        let direct = build(builder(config)?.no_proxy())?;
+        let proxied = build(builder(config)?)?;
+        Ok(Self { socket, direct, proxied, base: address.base.as_str().into() })
     }
+
+    fn client(&self, uri: &http::Uri) -> &reqwest::Client {
+        match &self.socket {
+            Some(socket) if uri.to_string().starts_with(&*self.base) => socket,
+            // `http_proxy` is honoured even for loopback otherwise.
+            _ if uri.host().is_some_and(is_loopback) => &self.direct,
+            _ => &self.proxied,
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 fn builder(config: &NomadConfig) -> Result<reqwest::ClientBuilder, ConfigError> {
     let builder = reqwest::Client::builder()
-        // `http_proxy` is honoured even for loopback otherwise, and a proxy between a clock and its SIGKILL helps nobody.
-        .no_proxy()
         .http1_only()
         .tcp_nodelay(true)
         // A redirect would carry the token to wherever it points.
@@ -75,8 +90,7 @@ fn builder(config: &NomadConfig) -> Result<reqwest::ClientBuilder, ConfigError> 
 
 impl Transport for Sockets {
     fn send(&self, request: http::Request<Bytes>) -> BoxFuture<'static, Result<http::Response<Body>, TransportError>> {
-        let client = if request.uri().to_string().starts_with(&*self.base) { &self.main } else { &self.agents };
-        let client = client.clone();
+        let client = self.client(request.uri()).clone();
         Box::pin(async move {
             let request = reqwest::Request::try_from(request).map_err(|e| TransportError::Connect(e.into()))?;
             let response = client.execute(request).await.map_err(|e| {
@@ -92,5 +106,24 @@ impl Transport for Sockets {
             let body: Body = response.bytes_stream().map(|chunk| chunk.map_err(|e| e.without_url().into())).boxed();
             answer.body(body).map_err(|e| TransportError::Broken(e.into()))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_asked_without_a_proxy() {
+        for (host, here) in [
+            ("127.0.0.1", true),
+            ("127.8.0.1", true),
+            ("[::1]", true),
+            ("LocalHost", true),
+            ("10.0.0.1", false),
+            ("nomad.example", false),
+        ] {
+            assert_eq!(is_loopback(host), here, "{host}");
+        }
     }
 }

@@ -211,7 +211,7 @@ impl Nomad {
     pub(crate) fn asked(&self, call: &Call) -> Box<Asked> {
         let path = call.path.clone().unwrap_or_else(|_| call.route.template().to_owned());
         let address = call.address.clone().unwrap_or_else(|| self.0.address.shown.clone());
-        Box::new(Asked { method: call.route.method(), path, address })
+        Box::new(Asked { method: call.route.method(), path, address, changes: call.route.changes() })
     }
 
     fn request(&self, call: Call) -> Result<http::Request<Bytes>, String> {

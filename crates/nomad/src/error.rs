@@ -13,6 +13,8 @@ pub struct Asked {
     pub path: String,
     /// Scheme, host and port.
     pub address: String,
+    /// Whether Nomad does something when it is done: a parse, plan or validation is a PUT that does not.
+    pub changes: bool,
 }
 
 impl fmt::Display for Asked {
@@ -106,7 +108,7 @@ impl Error {
 
     /// Whether a call that changes something may have changed it. Read before repeating. Never true for a read.
     pub fn outcome_unknown(&self) -> bool {
-        if self.asked().method == http::Method::GET {
+        if !self.asked().changes {
             return false;
         }
         match self {

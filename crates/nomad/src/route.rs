@@ -67,6 +67,10 @@ routes! {
 }
 
 impl Route {
+    pub(crate) fn changes(self) -> bool {
+        matches!(self, Self::RegisterJob | Self::DeleteJob | Self::Signal)
+    }
+
     /// The template with its `:names` replaced, in order, each escaped. `Err` names what is wrong with a segment.
     pub(crate) fn path(self, segments: &[&str]) -> Result<String, String> {
         let mut given = segments.iter();

@@ -210,6 +210,7 @@ async fn classes_of_refusal() {
     // Whatever became of a read, nothing was changed.
     let (n, _) = nomad(|_| respond(500, "rpc error: EOF"));
     assert!(!n.job(&JobKey::new("default", "x")).await.unwrap_err().outcome_unknown());
+    assert!(!n.parse_hcl("").await.unwrap_err().outcome_unknown());
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,4 +15,4 @@ mod steps;
 
 pub use clock::SystemClock;
 pub use lifecycle::{Ending, Phase};
-pub use start::{Controller, Parts, StartError, start};
+pub use start::{Controller, Parts, StartError, hostname, start};

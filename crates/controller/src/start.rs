@@ -222,3 +222,10 @@ pub async fn start(parts: Parts) -> Result<Controller, StartError> {
     });
     Ok(controller)
 }
+
+/// This machine's name, for `host:pid`.
+pub fn hostname() -> String {
+    let from_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = from_kernel.trim();
+    if name.is_empty() { "localhost".into() } else { name.into() }
+}

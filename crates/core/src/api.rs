@@ -128,7 +128,7 @@ pub struct Problem {
 }
 
 /// `GET /v1/status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusView {
     /// Which service answers; a client that finds anything else is talking to something else.
     pub service: String,

@@ -254,7 +254,7 @@ fn sibling_ended(alloc: &Allocation, group: &GroupSpec, job_type: JobType) -> Op
         if spec.role == Role::Poststop {
             continue;
         }
-        let end = ended_for_good(task, spec, group, job_type);
+        let end = ended_for_good(task, spec, job_type);
         match end {
             Some(End { at, failed }) if failed || spec.leader => all = Some(all.map_or(at, |a| a.min(at))),
             _ => {}
@@ -277,7 +277,7 @@ struct End {
     failed: bool,
 }
 
-fn ended_for_good(task: &Task, spec: &TaskSpec, group: &GroupSpec, job_type: JobType) -> Option<End> {
+fn ended_for_good(task: &Task, spec: &TaskSpec, job_type: JobType) -> Option<End> {
     let last = task.events.last();
     if task.state == TaskState::Dead {
         let at = task.last_at(EventKind::Terminated).max(task.finished_at)?;
@@ -296,7 +296,7 @@ fn ended_for_good(task: &Task, spec: &TaskSpec, group: &GroupSpec, job_type: Job
     }
     // With attempts left, or with mode "delay", the client starts it again. `Restarts` counts over all intervals, so fewer than
     // the attempts is proof of one left; as many is not proof of none, which is what the settle time is for.
-    let exhausted = group.restart.attempts == 0 || (group.restart.fail && task.restarts >= group.restart.attempts);
+    let exhausted = spec.restart.attempts == 0 || (spec.restart.fail && task.restarts >= spec.restart.attempts);
     exhausted.then_some(End { at: end.at, failed: true })
 }
 

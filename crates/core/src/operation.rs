@@ -93,7 +93,12 @@ pub struct Demand {
 pub enum Request {
     /// Register `spec` (a Nomad job in API JSON, the submit transform already applied).
     /// `base_index` is the job's `JobModifyIndex` when this was asked for, zero when there was none.
-    Submit { target: JobKey, spec: Box<Value>, base_index: u64 },
+    Submit {
+        target: JobKey,
+        spec: Box<Value>,
+        #[serde(default)]
+        base_index: u64,
+    },
     /// Stop a job. Several requests for the same job join into one operation; the earlier deadline wins.
     Stop { target: JobKey, demands: Vec<Demand> },
 }

@@ -46,6 +46,8 @@ pub struct TaskSpec {
     /// Nomad's own `KillTimeout`.
     pub kill_timeout: Duration,
     pub shutdown_delay: Duration,
+    /// The task's own, else its group's.
+    pub restart: RestartPolicy,
 }
 
 /// The restart policy, as far as "did it end for good?" depends on it.
@@ -59,7 +61,6 @@ pub struct RestartPolicy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSpec {
     pub tasks: BTreeMap<TaskName, TaskSpec>,
-    pub restart: RestartPolicy,
     pub shutdown_delay: Duration,
 }
 
@@ -104,17 +105,21 @@ impl JobSpec {
 }
 
 fn group(g: &Value, job_type: JobType) -> GroupSpec {
-    // Nomad's defaults when a job is read before it was canonicalized.
-    let default_attempts = if matches!(job_type, JobType::Batch | JobType::SysBatch) { 3 } else { 2 };
-    let restart = RestartPolicy {
-        attempts: g["RestartPolicy"]["Attempts"].as_u64().unwrap_or(default_attempts),
-        fail: g["RestartPolicy"]["Mode"].as_str().unwrap_or("fail") == "fail",
-    };
-    let tasks = g["Tasks"].as_array().into_iter().flatten().map(task).map(|t| (t.name.clone(), t)).collect();
-    GroupSpec { tasks, restart, shutdown_delay: ns(&g["ShutdownDelay"]) }
+    // Nomad's default when a job is read before it was canonicalized.
+    let attempts = if matches!(job_type, JobType::Batch | JobType::SysBatch) { 3 } else { 2 };
+    let of_group = restart(&g["RestartPolicy"], RestartPolicy { attempts, fail: true });
+    let tasks = g["Tasks"].as_array().into_iter().flatten().map(|t| task(t, of_group)).map(|t| (t.name.clone(), t)).collect();
+    GroupSpec { tasks, shutdown_delay: ns(&g["ShutdownDelay"]) }
 }
 
-fn task(t: &Value) -> TaskSpec {
+fn restart(policy: &Value, default: RestartPolicy) -> RestartPolicy {
+    RestartPolicy {
+        attempts: policy["Attempts"].as_u64().unwrap_or(default.attempts),
+        fail: policy["Mode"].as_str().map_or(default.fail, |m| m == "fail"),
+    }
+}
+
+fn task(t: &Value, of_group: RestartPolicy) -> TaskSpec {
     let lifecycle = &t["Lifecycle"];
     let sidecar = lifecycle["Sidecar"].as_bool().unwrap_or(false);
     let role = match lifecycle["Hook"].as_str() {
@@ -136,5 +141,23 @@ fn task(t: &Value) -> TaskSpec {
             v => ns(v),
         },
         shutdown_delay: ns(&t["ShutdownDelay"]),
+        restart: restart(&t["RestartPolicy"], of_group),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tasks_own_restart_policy_wins_over_its_groups() {
+        let job = serde_json::json!({ "ID": "j", "Type": "service", "TaskGroups": [{
+            "Name": "g", "RestartPolicy": { "Attempts": 0, "Mode": "fail" },
+            "Tasks": [{ "Name": "own", "RestartPolicy": { "Attempts": 3, "Mode": "delay" } }, { "Name": "groups" }],
+        }] });
+        let spec = JobSpec::from_json(&job);
+        let restart = |task: &str| spec.task("g", &task.into()).unwrap().restart;
+        assert_eq!(restart("own"), RestartPolicy { attempts: 3, fail: false });
+        assert_eq!(restart("groups"), RestartPolicy { attempts: 0, fail: true });
     }
 }

@@ -64,6 +64,8 @@ pub(crate) fn lease(op: &mut Operation, holder: &str, lease_for: Duration, now: 
     let mut detail = Map::new();
     detail.insert("epoch".into(), op.lease.epoch.into());
     if taken_over {
+        // Its step was cut off somewhere: what it asked of Nomad last may have been done.
+        op.progress.unknown = true;
         detail.insert("previous_holder".into(), json!(before.holder));
         detail.insert("expired_at".into(), json!(before.expires_at));
     }

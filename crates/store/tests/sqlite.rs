@@ -12,8 +12,8 @@ mod keeps {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use curfew_core::OpId;
     use curfew_core::operation::Kind;
+    use curfew_core::{OpId, Timestamp};
     use curfew_store::{AuditFilter, Created, OperationFilter, SqliteStore, Store};
     use proptest::prelude::*;
 
@@ -50,6 +50,19 @@ mod keeps {
     }
 
     #[tokio::test]
+    async fn what_a_dead_process_held_is_due_when_the_file_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("curfew.db");
+        let store = open(&path);
+        store.create(stop("a", 0)).await.unwrap();
+        let theirs = lease_one(&store, "h:1", at(0)).await;
+        store.close().await.unwrap();
+        drop(store);
+        let ours = lease_one(&open(&path), "h:2", at(1)).await;
+        assert_eq!((ours.id, ours.lease.epoch), (theirs.id, 2));
+    }
+
+    #[tokio::test]
     async fn everything_is_there_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("curfew.db");
@@ -62,7 +75,9 @@ mod keeps {
         store.close().await.unwrap();
 
         let store = open(&path);
-        assert_eq!(row(&store, waiting.id).await, leased, "a lease survives its holder");
+        let mut released = leased;
+        released.lease.expires_at = Some(Timestamp::default());
+        assert_eq!(row(&store, waiting.id).await, released, "its holder is gone, and nothing else changed");
         assert_eq!(store.operations(OperationFilter::default()).await.unwrap().len(), 2);
         assert_eq!(store.audit(AuditFilter::default()).await.unwrap(), trail);
         let again = store.create(with_key(stop("a", 2), "k", "body")).await.unwrap();

@@ -62,12 +62,17 @@ fn task_spec(name: &str, role: Role) -> TaskSpec {
         stop_timeout: Some(secs(2)),
         kill_timeout: secs(86_400),
         shutdown_delay: Duration::ZERO,
+        restart: RestartPolicy { attempts: 0, fail: true },
     }
+}
+
+fn restarted_by(spec: &mut JobSpec, restart: RestartPolicy) {
+    spec.groups.get_mut("g").unwrap().tasks.values_mut().for_each(|t| t.restart = restart);
 }
 
 fn job(job_type: JobType, tasks: Vec<TaskSpec>) -> JobSpec {
     let tasks: BTreeMap<_, _> = tasks.into_iter().map(|t| (t.name.clone(), t)).collect();
-    let group = GroupSpec { tasks, restart: RestartPolicy { attempts: 0, fail: true }, shutdown_delay: Duration::ZERO };
+    let group = GroupSpec { tasks, shutdown_delay: Duration::ZERO };
     JobSpec {
         managed: true,
         job_type,
@@ -303,7 +308,7 @@ fn a_task_that_will_be_restarted_tells_nobody() {
         (policy(2, true), 2, true),
         (policy(2, false), 9, false),
     ] {
-        spec.groups.get_mut("g").unwrap().restart = restart;
+        restarted_by(&mut spec, restart);
         let expected = if ends { one(Cause::SiblingEnded, 3 * S, 5 * S) } else { vec![] };
         assert_eq!(clocks(&a(restarts), &spec, 60 * S), expected, "{restart:?} after {restarts}");
     }
@@ -381,7 +386,7 @@ proptest! {
     fn no_clock_without_a_sign(a in any_task(), b in any_task(), attempts in 0..3u64, batch: bool, now in 0..100_000i64) {
         let job_type = if batch { JobType::Batch } else { JobType::Service };
         let mut spec = job(job_type, vec![task_spec("a", Role::Main), task_spec("b", Role::Main)]);
-        spec.groups.get_mut("g").unwrap().restart.attempts = attempts;
+        restarted_by(&mut spec, RestartPolicy { attempts, fail: true });
         let al = alloc(Desired::Run, ClientStatus::Running, vec![("a", a), ("b", b)]);
         for c in derive_at(&al, &spec, &[], &[], now).clocks {
             let own = &al.tasks[&c.key.task];

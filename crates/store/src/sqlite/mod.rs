@@ -39,6 +39,9 @@ const CHECK: Query<'_> = Query {
     sql: "INSERT INTO checks (one, count) VALUES (1, 1) ON CONFLICT (one) DO UPDATE SET count = count + 1",
 };
 
+const RELEASE: Query<'_> =
+    Query { name: "release_leases", sql: "UPDATE operations SET lease_expires_at = 0 WHERE state = 'running'" };
+
 /// The store in an SQLite file. Calls need a tokio runtime; opening does not.
 pub struct SqliteStore {
     path: PathBuf,
@@ -63,6 +66,8 @@ impl SqliteStore {
         db::make_durable(&conn, &path)?;
         // SQLite opens a file that it may not write without a word; better told now than by the first request.
         Db::new(&conn, &path).execute(&CHECK, [])?;
+        // Whoever held a lease held the file: that process is gone, and its rows need not wait for their leases to run out.
+        Db::new(&conn, &path).execute(&RELEASE, [])?;
         let readers = Readers::open(path.clone())?;
         let writer = Writer::new(conn, path.clone());
         Ok(Arc::new(SqliteStore { path, readers: Some(readers), writer, owner: Mutex::new(Some(owner)) }))

@@ -39,8 +39,8 @@ const UPDATE: Query<'_> = Query {
 };
 const LEASE: Query<'_> = Query {
     name: "lease",
-    sql: "UPDATE operations SET state = 'running', lease_holder = ?3, lease_expires_at = ?4, lease_epoch = lease_epoch + 1 \
-          WHERE id = ?1 AND lease_epoch = ?2",
+    sql: "UPDATE operations SET state = 'running', lease_holder = ?3, lease_expires_at = ?4, lease_epoch = lease_epoch + 1, \
+          progress = ?5 WHERE id = ?1 AND lease_epoch = ?2",
 };
 const RENEW: Query<'_> = Query {
     name: "renew",
@@ -163,7 +163,8 @@ fn take(db: &Db<'_>, wanted: &Wanted, found: Vec<Operation>, taken: &mut Vec<Ope
         let before = op.lease.epoch;
         let told = rules::lease(&mut op, &wanted.holder, wanted.lease_for, wanted.now);
         let expires_at = op.lease.expires_at.map(Timestamp::as_micros);
-        if db.execute(&LEASE, params![op.id.to_string(), int(before), wanted.holder, expires_at])? == 1 {
+        let progress = db.json(LEASE.name, &op.progress)?;
+        if db.execute(&LEASE, params![op.id.to_string(), int(before), wanted.holder, expires_at, progress])? == 1 {
             audit::append(db, &told)?;
             taken.push(op);
         }

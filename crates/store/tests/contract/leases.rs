@@ -54,6 +54,7 @@ pub async fn an_expired_lease_is_taken_over(store: Arc<dyn Store>) {
     let theirs = lease_one(&store, "h:1", at(0)).await;
     let ours = lease_one(&store, "h:2", at(60)).await;
     assert_eq!((ours.id, ours.lease.epoch, ours.lease.expires_at), (theirs.id, 2, Some(at(120))));
+    assert!(!theirs.progress.unknown && ours.progress.unknown, "the step before was cut off somewhere");
     let trail = store.audit(AuditFilter { operation: Some(ours.id), ..AuditFilter::default() }).await.unwrap();
     let taken = &trail.last().unwrap().entry;
     assert_eq!((taken.action, taken.actor.as_str()), (Action::Leased, "h:2"));

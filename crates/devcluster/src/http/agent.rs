@@ -1,0 +1,199 @@
+//! The agent, status, operator, namespaces, and the ACL answers of a cluster without ACL.
+
+use axum::http::Method;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::{Call, reply};
+use crate::duration;
+use crate::state::Table;
+
+pub(crate) fn status(call: &Call, what: &str) -> Response {
+    if !call.is(&[Method::GET]) {
+        return reply::wrong_method();
+    }
+    if !call.core.has_leader() {
+        return reply::text(500, "No cluster leader");
+    }
+    match what {
+        "leader" => reply::plain_json("127.0.0.1:4647"),
+        _ => reply::plain_json(&json!(["127.0.0.1:4647"])),
+    }
+}
+
+pub(crate) fn regions(call: &Call) -> Response {
+    reply::plain_json(&json!([call.core.config.region]))
+}
+
+pub(crate) fn route(call: &Call, path: &[&str]) -> Response {
+    match path {
+        ["self"] if call.method == Method::GET => own(call),
+        ["health"] if call.method == Method::GET => {
+            reply::plain_json(&json!({"client": {"message": "ok", "ok": true}, "server": {"message": "ok", "ok": true}}))
+        }
+        ["members"] if call.method == Method::GET => {
+            let member = member(call);
+            let name = format!("dev.{}", call.core.config.region);
+            reply::plain_json(&json!({"Members": [member], "ServerDC": "dc1", "ServerName": name, "ServerRegion": call.core.config.region}))
+        }
+        ["servers"] if call.method == Method::GET => reply::plain_json(&json!(["127.0.0.1:4647"])),
+        ["self" | "health" | "members" | "servers"] => reply::wrong_method(),
+        _ => reply::not_found(),
+    }
+}
+
+fn member(call: &Call) -> Value {
+    json!({
+        "Addr": "127.0.0.1", "DelegateCur": 4, "DelegateMax": 5, "DelegateMin": 2, "Name": format!("dev.{}", call.core.config.region),
+        "Port": 4648, "ProtocolCur": 2, "ProtocolMax": 5, "ProtocolMin": 1, "Status": "alive",
+        "Tags": {
+            "bootstrap": "1", "build": call.core.config.version, "dc": "dc1", "expect": "1", "id": "00000000-0000-0000-0000-000000000001",
+            "port": "4647", "raft_vsn": "3", "region": call.core.config.region, "revision": "", "role": "nomad", "rpc_addr": "127.0.0.1",
+            "vsn": "1",
+        },
+    })
+}
+
+/// The agent speaks for the first node, as a dev agent does for its own.
+fn own(call: &Call) -> Response {
+    let config = &call.core.config;
+    let node = config.nodes.first();
+    let kill = node.map_or(0, |n| i64::try_from(n.max_kill_timeout.as_nanos()).unwrap_or(i64::MAX));
+    let first = call.core.read(|s| s.nodes.values().find(|n| node.is_some_and(|c| c.name == *n.name)).map(|n| n.id.clone()));
+    reply::plain_json(&json!({
+        "config": {
+            "ACL": {
+                "Enabled": false, "PolicyTTL": 30_000_000_000_i64, "ReplicationToken": "", "RoleTTL": 30_000_000_000_i64,
+                "TokenMaxExpirationTTL": 0, "TokenMinExpirationTTL": 0, "TokenTTL": 30_000_000_000_i64,
+            },
+            "Client": {
+                "Enabled": true, "MaxKillTimeout": duration::go(kill), "Meta": node.map(|n| &n.meta),
+                "NodeClass": node.map(|n| n.node_class.as_str()).unwrap_or_default(),
+            },
+            "Datacenter": node.map(|n| n.datacenter.as_str()).unwrap_or("dc1"), "DevMode": true,
+            "NodeName": node.map(|n| n.name.as_str()).unwrap_or("dev"), "Region": config.region, "Server": {"Enabled": true},
+            "Version": {"BuildDate": null, "Revision": "", "Version": config.version, "VersionMetadata": "", "VersionPrerelease": ""},
+        },
+        "member": member(call),
+        "stats": {"client": {"node_id": first.unwrap_or_default()}, "nomad": {"leader": "true", "server": "true"}},
+    }))
+}
+
+pub(crate) fn client_stats(call: &Call) -> Response {
+    let now = call.core.clock.now_ns();
+    reply::plain_json(&json!({
+        "AllocDirStats": null, "CPU": [], "CPUTicksConsumed": 0.0, "DeviceStats": null, "DiskStats": [],
+        "Memory": {"Available": 0, "Free": 0, "Total": 0, "Used": 0}, "Timestamp": now, "Uptime": 1,
+    }))
+}
+
+fn namespace_row(name: &str) -> Value {
+    let description = if name == "default" { "Default shared namespace" } else { "" };
+    json!({
+        "Capabilities": null, "CreateIndex": 1, "Description": description, "Meta": null, "ModifyIndex": 1, "Name": name,
+        "NodePoolConfiguration": null, "Quota": "",
+    })
+}
+
+pub(crate) fn namespaces(call: &Call) -> Response {
+    if !call.is(&[Method::GET]) {
+        return reply::wrong_method();
+    }
+    let rows: Vec<Value> = call.core.read(|s| s.namespaces.iter().map(|n| namespace_row(n)).collect());
+    reply::read(&rows, 1)
+}
+
+pub(crate) fn namespace(call: &Call, name: &str) -> Response {
+    match call.method {
+        Method::GET => {
+            if call.core.read(|s| s.namespaces.contains(name)) {
+                reply::read(&namespace_row(name), 1)
+            } else {
+                reply::missing("Namespace not found", 1)
+            }
+        }
+        Method::PUT | Method::POST => {
+            let body = match call.json() {
+                Ok(b) => b,
+                Err(r) => return r,
+            };
+            let wanted = body.get("Name").and_then(Value::as_str).unwrap_or(name).to_owned();
+            call.core.write(|s| {
+                let index = s.begin("NamespaceUpserted");
+                s.namespaces.insert(wanted);
+                s.commit();
+                reply::done(index)
+            })
+        }
+        Method::DELETE => call.core.write(|s| {
+            if name == "default" {
+                return reply::text(500, "default namespace can not be deleted");
+            }
+            if !s.namespaces.contains(name) {
+                return reply::text(500, &format!("namespace not found: {name}"));
+            }
+            let index = s.begin("NamespaceDeleted");
+            s.namespaces.remove(name);
+            s.commit();
+            reply::done(index)
+        }),
+        _ => reply::wrong_method(),
+    }
+}
+
+pub(crate) fn gc(call: &Call, collect: bool) -> Response {
+    if !call.writes() {
+        return reply::wrong_method();
+    }
+    if collect {
+        call.core.write(crate::server::collect_garbage);
+    }
+    reply::done(0)
+}
+
+pub(crate) fn operator(call: &Call, path: &[&str]) -> Response {
+    match path {
+        ["scheduler", "configuration"] if call.method == Method::GET => {
+            let (config, index) = call.core.read(|s| (s.scheduler_config.clone(), s.table(Table::Jobs)));
+            let config = if config.is_null() {
+                json!({
+                    "CreateIndex": 5, "MemoryOversubscriptionEnabled": false, "ModifyIndex": 5, "PauseEvalBroker": false,
+                    "PreemptionConfig": {
+                        "BatchSchedulerEnabled": false, "ServiceSchedulerEnabled": false, "SysBatchSchedulerEnabled": false,
+                        "SystemSchedulerEnabled": true,
+                    },
+                    "RejectJobRegistration": false, "SchedulerAlgorithm": "binpack",
+                })
+            } else {
+                config
+            };
+            reply::read(&json!({"Index": index, "KnownLeader": true, "LastContact": 0, "NextToken": "", "SchedulerConfig": config}), index)
+        }
+        ["scheduler", "configuration"] if call.writes() => match call.json() {
+            Ok(body) => call.core.write(|s| {
+                let index = s.begin("SchedulerConfig");
+                s.scheduler_config = body;
+                s.commit();
+                reply::written(&json!({"Index": index, "Updated": true}), index)
+            }),
+            Err(r) => r,
+        },
+        ["raft", "configuration"] => reply::plain_json(&json!({
+            "Index": 1,
+            "Servers": [{"Address": "127.0.0.1:4647", "ID": "00000000-0000-0000-0000-000000000001", "Leader": true, "Node": "dev", "RaftProtocol": "3", "Voter": true}],
+        })),
+        ["autopilot", "health"] => reply::plain_json(&json!({"FailureTolerance": 0, "Healthy": true, "Servers": [], "Leader": "127.0.0.1:4647", "Voters": []})),
+        _ => reply::not_found(),
+    }
+}
+
+pub(crate) fn acl(call: &Call, path: &[&str]) -> Response {
+    match path {
+        ["token", "self"] => reply::text(400, "ACL support disabled"),
+        ["token" | "tokens" | "policy" | "policies" | "roles" | "role" | "bootstrap", ..] => {
+            let _ = call;
+            reply::text(400, "ACL support disabled")
+        }
+        _ => reply::not_found(),
+    }
+}

@@ -1,0 +1,167 @@
+//! `/v1/allocations`, `/v1/allocation/:id` and the calls a client answers.
+
+use std::sync::Arc;
+
+use axum::http::Method;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::query::{numbered_before, page};
+use super::{Call, reply};
+use crate::client::{AllocRunner, SignalError};
+use crate::ids::is_uuid;
+use crate::server::jobs;
+use crate::state::{Alloc, Table};
+
+pub(crate) async fn list(call: Call) -> Response {
+    if !call.is(&[Method::GET]) {
+        return reply::wrong_method();
+    }
+    list_inner(&call).await.unwrap_or_else(|r| r)
+}
+
+async fn list_inner(call: &Call) -> Result<Response, Response> {
+    let q = &call.query;
+    q.wait(&call.core, |s| s.table(Table::Allocs)).await?;
+    let filter = q.filter()?;
+    let prefix = q.get("prefix");
+    if !prefix.is_empty() {
+        check_prefix(prefix)?;
+    }
+    // Only pointers are copied under the lock; filters run outside of it.
+    let (allocs, index): (Vec<Arc<Alloc>>, u64) = call.core.read(|s| {
+        let all = s.alloc_order.iter().filter(|(_, id)| id.starts_with(prefix)).filter_map(|(_, id)| s.allocs.get(id));
+        let mine = all.filter(|a| q.in_namespace(&a.job.spec.namespace));
+        (mine.cloned().collect(), s.table(Table::Allocs))
+    });
+    let (task_states, resources) = (q.flag("task_states", true), q.flag("resources", false));
+    let reverse = q.flag("reverse", false);
+    let items: Box<dyn Iterator<Item = Arc<Alloc>> + Send> =
+        if reverse { Box::new(allocs.into_iter().rev()) } else { Box::new(allocs.into_iter()) };
+    let page = page(
+        q,
+        items,
+        |a| format!("{}.{}", a.create_index, a.id),
+        |a, token| {
+            let before = numbered_before(a.create_index, &a.id, token);
+            let same = format!("{}.{}", a.create_index, a.id) == token;
+            if reverse { !before && !same } else { before }
+        },
+        |a| filter.as_ref().map_or(Ok(true), |f| f.accepts(a.as_ref())),
+    )?;
+    let rows: Vec<_> = page.items.iter().map(|a| a.stub(task_states, resources)).collect();
+    Ok(reply::read_page(&rows, index, &page.next))
+}
+
+/// An id prefix: hexadecimal digits and hyphens where a UUID has them.
+pub(crate) fn check_prefix(prefix: &str) -> Result<(), Response> {
+    let hyphens = prefix.matches('-').count();
+    if prefix.len() > 36 || hyphens > 4 || !prefix.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+        return Err(reply::text(500, &format!("Invalid UUID: encoding/hex: invalid byte in {prefix:?}")));
+    }
+    Ok(())
+}
+
+fn lookup_error() -> Response {
+    reply::text(500, "alloc lookup failed: index error: UUID must be 36 characters")
+}
+
+pub(crate) async fn get(call: Call, id: &str) -> Response {
+    if !call.is(&[Method::GET]) {
+        return reply::wrong_method();
+    }
+    if !is_uuid(id) {
+        return lookup_error();
+    }
+    let wait = call.query.wait(&call.core, |s| s.allocs.get(id).map_or_else(|| s.table(Table::Allocs), |a| a.modify_index)).await;
+    if let Err(r) = wait {
+        return r;
+    }
+    let (found, table) = call.core.read(|s| (s.allocs.get(id).cloned(), s.table(Table::Allocs)));
+    match found {
+        Some(a) => reply::read(&a.to_json(true), a.modify_index),
+        None => reply::missing("alloc not found", table),
+    }
+}
+
+pub(crate) fn stop(call: &Call, id: &str) -> Response {
+    if !call.writes() {
+        return reply::wrong_method();
+    }
+    if !is_uuid(id) {
+        return lookup_error();
+    }
+    let skip = call.query.flag("no_shutdown_delay", false);
+    match call.core.write(|s| jobs::stop_alloc(s, id, skip)) {
+        Some((eval, index)) => reply::written(&json!({"EvalID": eval, "Index": index}), index),
+        None => reply::text(404, "alloc not found"),
+    }
+}
+
+/// The runner behind an allocation, or the answer why there is none within reach.
+pub(crate) fn runner(call: &Call, id: &str) -> Result<Arc<AllocRunner>, Response> {
+    if !is_uuid(id) {
+        return Err(lookup_error());
+    }
+    let unknown = || reply::text(404, &format!("Unknown allocation {id:?}"));
+    let node = call.core.read(|s| s.allocs.get(id).map(|a| a.node_id.clone())).ok_or_else(unknown)?;
+    let client = call.core.client(&node).ok_or_else(|| reply::text(404, "No path to node"))?;
+    if !client.reachable() {
+        return Err(reply::text(404, "No path to node"));
+    }
+    client.runner(id).ok_or_else(unknown)
+}
+
+pub(crate) async fn client(call: Call, id: &str, action: &str) -> Response {
+    match action {
+        "signal" if call.writes() => signal(&call, id).unwrap_or_else(|r| r),
+        "restart" if call.writes() => restart(&call, id).await.unwrap_or_else(|r| r),
+        "stats" if call.method == Method::GET => stats(&call, id).unwrap_or_else(|r| r),
+        "checks" if call.method == Method::GET => reply::plain_json(&json!({})),
+        "gc" => reply::written(&json!({}), 0),
+        "signal" | "restart" | "stats" | "checks" => reply::wrong_method(),
+        _ => reply::not_found(),
+    }
+}
+
+fn signal(call: &Call, id: &str) -> Result<Response, Response> {
+    let body = call.json_or_empty()?;
+    let field = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let runner = runner(call, id)?;
+    match runner.signal(&field("Task"), &field("Signal")) {
+        Ok(()) => Ok(reply::plain_json(&json!({"Index": 0}))),
+        Err(SignalError::TaskNotFound) => Err(reply::text(500, "Task not found")),
+        Err(SignalError::Failed(text)) => Err(reply::text(500, &text)),
+    }
+}
+
+async fn restart(call: &Call, id: &str) -> Result<Response, Response> {
+    let body = call.json_or_empty()?;
+    let task = body.get("TaskName").and_then(Value::as_str).unwrap_or_default();
+    let all = body.get("AllTasks").and_then(Value::as_bool).unwrap_or(false);
+    if all && !task.is_empty() {
+        return Err(reply::text(400, "Can't restart all tasks and a specific task at the same time"));
+    }
+    let runner = runner(call, id)?;
+    match runner.restart(task, all).await {
+        Ok(()) => Ok(reply::plain_json(&json!({"Index": 0}))),
+        Err(text) => Err(reply::text(500, &text)),
+    }
+}
+
+fn stats(call: &Call, id: &str) -> Result<Response, Response> {
+    let runner = runner(call, id)?;
+    let now = call.core.clock.now_ns();
+    let usage = json!({
+        "CpuStats": {"Measured": ["Percent"], "Percent": 0.0, "SystemMode": 0.0, "ThrottledPeriods": 0, "ThrottledTime": 0, "TotalTicks": 0.0, "UserMode": 0.0},
+        "DeviceStats": null,
+        "MemoryStats": {"Cache": 0, "KernelMaxUsage": 0, "KernelUsage": 0, "MappedFile": 0, "MaxUsage": 0, "Measured": ["RSS"], "RSS": 0, "Swap": 0, "Usage": 0},
+    });
+    let tasks: serde_json::Map<String, Value> = runner
+        .tasks
+        .iter()
+        .map(|t| (t.name().to_owned(), json!({"Pids": null, "ResourceUsage": usage, "Timestamp": now})))
+        .collect();
+    let up = runner.started_at().map_or(0, |t| t.elapsed().as_secs());
+    Ok(reply::plain_json(&json!({"ResourceUsage": usage, "Tasks": tasks, "Timestamp": now, "Uptime": up})))
+}

@@ -1,0 +1,198 @@
+//! `/v1/deployments` and `/v1/deployment/…`.
+
+use std::sync::Arc;
+
+use axum::http::Method;
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::query::{numbered_before, page};
+use super::{Call, reply};
+use crate::ids::is_uuid;
+use crate::server::deployments as server;
+use crate::state::{Alloc, Deployment, Health, State, Table};
+
+pub(crate) async fn list(call: Call) -> Response {
+    if !call.is(&[Method::GET]) {
+        return reply::wrong_method();
+    }
+    list_inner(&call).await.unwrap_or_else(|r| r)
+}
+
+async fn list_inner(call: &Call) -> Result<Response, Response> {
+    let q = &call.query;
+    q.wait(&call.core, |s| s.table(Table::Deployments)).await?;
+    let filter = q.filter()?;
+    let prefix = q.get("prefix");
+    call.core.read(|s| {
+        let all = s.deployment_order.iter().filter_map(|(_, id)| s.deployments.get(id));
+        let page = page(
+            q,
+            all.filter(|d| d.id.starts_with(prefix) && q.in_namespace(&d.job.0)),
+            |d| format!("{}.{}", d.create_index, d.id),
+            |d, token| numbered_before(d.create_index, &d.id, token),
+            |d| filter.as_ref().map_or(Ok(true), |f| f.accepts(&d.to_json())),
+        )?;
+        let rows: Vec<Value> = page.items.iter().map(|d| d.to_json()).collect();
+        Ok(reply::read_page(&rows, s.table(Table::Deployments), &page.next))
+    })
+}
+
+pub(crate) async fn route(call: Call, path: &[&str]) -> Response {
+    match path {
+        ["allocations", id] if call.method == Method::GET => allocations(&call, id).await,
+        ["fail", id] if call.writes() => fail(&call, id),
+        ["pause", id] if call.writes() => pause(&call, id),
+        ["promote", id] if call.writes() => promote(&call, id),
+        ["allocation-health", id] if call.writes() => health(&call, id),
+        ["unblock", _] if call.writes() => reply::text(500, "can't unblock deployment that isn't blocked"),
+        ["fail" | "pause" | "promote" | "unblock" | "allocations" | "allocation-health", _] => reply::wrong_method(),
+        [id] if call.method == Method::GET => get(&call, id).await,
+        [_] => reply::wrong_method(),
+        _ => reply::not_found(),
+    }
+}
+
+async fn get(call: &Call, id: &str) -> Response {
+    if !is_uuid(id) {
+        return reply::text(500, "deployment lookup failed: index error: UUID must be 36 characters");
+    }
+    let index_of = |s: &State| s.deployments.get(id).map_or_else(|| s.table(Table::Deployments), |d| d.modify_index);
+    if let Err(r) = call.query.wait(&call.core, index_of).await {
+        return r;
+    }
+    call.core.read(|s| match s.deployments.get(id) {
+        Some(d) => reply::read(&d.to_json(), d.modify_index),
+        None => reply::missing("deployment not found", s.table(Table::Deployments)),
+    })
+}
+
+async fn allocations(call: &Call, id: &str) -> Response {
+    if let Err(r) = call.query.wait(&call.core, |s| s.table(Table::Allocs)).await {
+        return r;
+    }
+    call.core.read(|s| {
+        let allocs = s.deployments.get(id).map(|d| s.allocs_of(&d.job)).unwrap_or_default();
+        let rows: Vec<_> = allocs.iter().filter(|a| a.deployment_id == id).map(|a| a.stub(true, false)).collect();
+        reply::read(&rows, s.table(Table::Allocs))
+    })
+}
+
+fn active(s: &State, id: &str, verb: &str) -> Result<Arc<Deployment>, Response> {
+    let Some(d) = s.deployments.get(id) else { return Err(reply::text(500, "deployment not found")) };
+    if !d.status.is_active() {
+        return Err(reply::text(500, &format!("can't {verb} terminal deployment")));
+    }
+    Ok(d.clone())
+}
+
+fn written(eval: &str, eval_index: u64, reverted: Option<u64>, index: u64) -> Response {
+    reply::written(
+        &json!({
+            "DeploymentModifyIndex": index, "EvalCreateIndex": eval_index, "EvalID": eval, "Index": index,
+            "RevertedJobVersion": reverted,
+        }),
+        index,
+    )
+}
+
+fn fail(call: &Call, id: &str) -> Response {
+    call.core.write(|s| match active(s, id, "fail") {
+        Ok(d) => {
+            let f = server::fail(s, &d, "Deployment marked as failed");
+            written(&f.eval_id, f.eval_index, f.reverted, f.index)
+        }
+        Err(r) => r,
+    })
+}
+
+fn pause(call: &Call, id: &str) -> Response {
+    let pause = match call.json() {
+        Ok(b) => crate::job::spec::flag(&b, "Pause"),
+        Err(r) => return r,
+    };
+    call.core.write(|s| {
+        let verb = if pause { "pause" } else { "resume" };
+        if let Err(r) = active(s, id, verb) {
+            return r;
+        }
+        match server::pause(s, id, pause) {
+            Some((eval, eval_index, index)) => written(&eval, eval_index, None, index),
+            None => reply::text(500, "deployment not found"),
+        }
+    })
+}
+
+fn promote(call: &Call, id: &str) -> Response {
+    let body = match call.json_or_empty() {
+        Ok(b) => b,
+        Err(r) => return r,
+    };
+    let groups: Option<Vec<String>> = body
+        .get("Groups")
+        .and_then(Value::as_array)
+        .filter(|g| !g.is_empty())
+        .map(|g| g.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect());
+    call.core.write(|s| {
+        let d = match active(s, id, "promote") {
+            Ok(d) => d,
+            Err(r) => return r,
+        };
+        let unhealthy: Vec<String> = d
+            .groups
+            .iter()
+            .filter(|(n, g)| groups.as_ref().is_none_or(|w| w.contains(n)) && g.desired_canaries > 0 && g.healthy < g.desired_canaries)
+            .map(|(n, g)| format!("Task group {n:?} has {}/{} healthy allocations", g.healthy, g.desired_canaries))
+            .collect();
+        if d.groups.values().all(|g| g.desired_canaries == 0) {
+            return reply::text(500, "no canaries to promote");
+        }
+        if !unhealthy.is_empty() {
+            let body: String = unhealthy.iter().map(|u| format!("\n\t* {u}")).collect();
+            let head = if unhealthy.len() == 1 { "1 error occurred:".to_owned() } else { format!("{} errors occurred:", unhealthy.len()) };
+            return reply::text(500, &format!("{head}{body}\n\n"));
+        }
+        match server::promote(s, id, groups.as_deref()) {
+            Some((eval, eval_index, index)) => written(&eval, eval_index, None, index),
+            None => reply::text(500, "deployment not found"),
+        }
+    })
+}
+
+/// Health set by hand, for `health_check = "manual"`.
+fn health(call: &Call, id: &str) -> Response {
+    let body = match call.json() {
+        Ok(b) => b,
+        Err(r) => return r,
+    };
+    let ids = |key: &str| -> Vec<String> {
+        body.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    };
+    let (healthy, unhealthy) = (ids("HealthyAllocationIDs"), ids("UnhealthyAllocationIDs"));
+    if healthy.is_empty() && unhealthy.is_empty() {
+        return reply::text(500, "must specify at least one healthy/unhealthy allocation ID");
+    }
+    call.core.write(|s| {
+        if let Err(r) = active(s, id, "set health of allocations for a") {
+            return r;
+        }
+        let index = s.begin("DeploymentAllocHealth");
+        let now = s.now();
+        for (list, value) in [(healthy, true), (unhealthy, false)] {
+            for alloc in list {
+                let Some(a) = s.allocs.get(&alloc).cloned() else { continue };
+                let was = a.health.as_ref().and_then(|h| h.healthy);
+                let mut a = Alloc::clone(&a);
+                let canary = a.health.as_ref().is_some_and(|h| h.canary);
+                a.health = Some(Health { healthy: Some(value), at: now, canary, modify_index: index });
+                if was != Some(value) {
+                    server::count_health(s, &a, was, value, now);
+                }
+                s.put_client_alloc(a);
+            }
+        }
+        s.commit();
+        server::look(s, id);
+        written("", 0, None, index)
+    })
+}

@@ -1,0 +1,290 @@
+//! `/v1/job/:id` and below. An id may hold slashes, encoded or not: the action is what the path ends with.
+
+use axum::http::Method;
+use axum::response::Response;
+use serde_json::{Map, Value, json};
+
+use super::jobs::{register, summary};
+use super::{Call, reply};
+use crate::job::{JobKey, diff};
+use crate::server::{jobs as server, periodic};
+use crate::state::{State, Table};
+
+const ACTIONS: [&str; 15] = [
+    "allocations", "evaluations", "deployments", "deployment", "summary", "versions", "plan", "evaluate", "dispatch", "scale",
+    "revert", "stable", "submission", "services", "actions",
+];
+
+pub(crate) async fn route(call: Call, rest: &[String]) -> Response {
+    let (id, action): (String, &str) = match rest {
+        [id @ .., periodic, force] if periodic == "periodic" && force == "force" && !id.is_empty() => (id.join("/"), "periodic/force"),
+        [id @ .., last] if !id.is_empty() && ACTIONS.contains(&last.as_str()) => (id.join("/"), last.as_str()),
+        all => (all.join("/"), ""),
+    };
+    let key: JobKey = (call.query.namespace().to_owned(), id);
+    let out = match (action, &call.method) {
+        ("", &Method::GET) => get(&call, &key).await,
+        ("", &Method::PUT | &Method::POST) => register(&call, Some(&key.1)),
+        ("", &Method::DELETE) => Ok(delete(&call, &key)),
+        ("allocations", &Method::GET) => allocations(&call, &key).await,
+        ("evaluations", &Method::GET) => evaluations(&call, &key).await,
+        ("deployments" | "deployment", &Method::GET) => deployments(&call, &key, action == "deployments").await,
+        ("summary", &Method::GET) => get_summary(&call, &key).await,
+        ("versions", &Method::GET) => versions(&call, &key).await,
+        ("submission", &Method::GET) => Ok(reply::missing("job source not found", call.core.read(|s| s.table(Table::Jobs)))),
+        ("services", &Method::GET) => Ok(reply::read(&json!([]), 1)),
+        ("actions", &Method::GET) => Ok(reply::read(&json!([]), 1)),
+        ("scale", &Method::GET) => scale_status(&call, &key).await,
+        ("plan", &Method::PUT | &Method::POST) => plan(&call, &key),
+        ("evaluate", &Method::PUT | &Method::POST) => evaluate(&call, &key),
+        ("dispatch", &Method::PUT | &Method::POST) => dispatch(&call, &key),
+        ("periodic/force", &Method::PUT | &Method::POST) => force(&call, &key),
+        ("scale", &Method::PUT | &Method::POST) => scale(&call, &key),
+        ("revert", &Method::PUT | &Method::POST) => revert(&call, &key),
+        ("stable", &Method::PUT | &Method::POST) => stable(&call, &key),
+        _ => Ok(reply::wrong_method()),
+    };
+    out.unwrap_or_else(|r| r)
+}
+
+fn job_index(s: &State, key: &JobKey) -> u64 {
+    s.jobs.get(key).map_or_else(|| s.table(Table::Jobs), |e| e.current.modify_index)
+}
+
+async fn get(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    call.query.wait(&call.core, |s| job_index(s, key)).await?;
+    call.core.read(|s| match s.job(key) {
+        Some(j) => Ok(reply::read(&j.to_json(), j.modify_index)),
+        None => Err(reply::missing("job not found", s.table(Table::Jobs))),
+    })
+}
+
+fn delete(call: &Call, key: &JobKey) -> Response {
+    let (purge, skip) = (call.query.flag("purge", false), call.query.flag("no_shutdown_delay", false));
+    let done = call.core.write(|s| server::deregister(s, key, purge, skip));
+    let (id, index) = done.map_or((String::new(), 0), |d| (d.eval_id, d.index));
+    reply::written(
+        &json!({
+            "EvalCreateIndex": index, "EvalID": id, "Index": index, "JobModifyIndex": index, "KnownLeader": false, "LastContact": 0,
+            "NextToken": "", "VolumeEvalID": "", "VolumeEvalIndex": 0,
+        }),
+        index,
+    )
+}
+
+async fn allocations(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    let index_of = |s: &State| s.allocs_of(key).iter().map(|a| a.modify_index).max().unwrap_or_else(|| s.table(Table::Allocs));
+    call.query.wait(&call.core, index_of).await?;
+    let (allocs, index) = call.core.read(|s| (s.allocs_of(key), index_of(s)));
+    let all = call.query.flag("all", false);
+    let create = call.core.read(|s| s.job(key).map(|j| j.create_index));
+    let rows: Vec<_> =
+        allocs.iter().filter(|a| all || create.is_none_or(|c| a.job.create_index == c)).map(|a| a.stub(true, false)).collect();
+    Ok(reply::read(&rows, index))
+}
+
+async fn evaluations(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    let index_of = |s: &State| s.evals_of(key).iter().map(|e| e.modify_index).max().unwrap_or_else(|| s.table(Table::Evals));
+    call.query.wait(&call.core, index_of).await?;
+    call.core.read(|s| {
+        let rows: Vec<Value> = s.evals_of(key).iter().rev().map(|e| e.to_json()).collect();
+        Ok(reply::read(&rows, index_of(s)))
+    })
+}
+
+async fn deployments(call: &Call, key: &JobKey, all: bool) -> Result<Response, Response> {
+    let index_of =
+        |s: &State| s.deployments_of(key).iter().map(|d| d.modify_index).max().unwrap_or_else(|| s.table(Table::Deployments));
+    call.query.wait(&call.core, index_of).await?;
+    call.core.read(|s| {
+        let list = s.deployments_of(key);
+        Ok(if all {
+            let rows: Vec<Value> = list.iter().map(|d| d.to_json()).collect();
+            reply::read(&rows, index_of(s))
+        } else {
+            reply::read(&list.first().map(|d| d.to_json()), index_of(s))
+        })
+    })
+}
+
+async fn get_summary(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    let index_of = |s: &State| s.allocs_of(key).iter().map(|a| a.modify_index).max().unwrap_or_else(|| job_index(s, key));
+    call.query.wait(&call.core, index_of).await?;
+    call.core.read(|s| match s.job(key) {
+        Some(j) => Ok(reply::read(&summary(s, &j), index_of(s))),
+        None => Err(reply::missing("job not found", s.table(Table::Jobs))),
+    })
+}
+
+async fn versions(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    call.query.wait(&call.core, |s| job_index(s, key)).await?;
+    call.core.read(|s| {
+        let Some(entry) = s.jobs.get(key) else { return Err(reply::missing("job versions not found", s.table(Table::Jobs))) };
+        let list: Vec<Value> = entry.versions.iter().map(|v| v.to_json()).collect();
+        let diffs = if call.query.flag("diffs", false) {
+            let diffs: Vec<Value> = entry.versions.windows(2).map(|w| diff::jobs(Some(&w[1].value), &w[0].value, &Map::new())).collect();
+            json!(diffs)
+        } else {
+            Value::Null
+        };
+        let index = entry.current.modify_index;
+        Ok(reply::read(
+            &json!({"Diffs": diffs, "Index": index, "KnownLeader": true, "LastContact": 0, "NextToken": "", "Versions": list}),
+            index,
+        ))
+    })
+}
+
+fn plan(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    let body = call.json()?;
+    let Some(raw) = body.get("Job").filter(|j| j.is_object()).cloned() else {
+        return Err(reply::text(400, "Job must be specified"));
+    };
+    let mut raw = raw;
+    if let Some(m) = raw.as_object_mut()
+        && m.get("Namespace").and_then(Value::as_str).is_none_or(str::is_empty)
+    {
+        m.insert("Namespace".into(), json!(key.0));
+    }
+    if raw.get("ID").and_then(Value::as_str) != Some(key.1.as_str()) {
+        return Err(reply::text(400, "Job ID does not match"));
+    }
+    call.core.write(|s| {
+        let (job, errors) = super::jobs::check(s, &raw);
+        if !errors.is_empty() {
+            return Err(reply::text(500, &errors.print()));
+        }
+        let old = s.job(key);
+        Ok(reply::written(&diff::dry_run(s, job, old.as_ref(), body.get("Diff").and_then(Value::as_bool) == Some(true)), 0))
+    })
+}
+
+fn evaluate(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    let body = call.json_or_empty()?;
+    let force = body.get("EvalOptions").and_then(|o| o.get("ForceReschedule")).and_then(Value::as_bool) == Some(true);
+    let Some((id, index, job_index)) = call.core.write(|s| server::force_evaluate(s, key, force)) else {
+        return Err(reply::text(404, "job not found"));
+    };
+    Ok(reply::written(
+        &json!({"EvalCreateIndex": index, "EvalID": id, "Index": index, "JobModifyIndex": job_index, "Warnings": ""}),
+        index,
+    ))
+}
+
+fn dispatch(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    let body = call.json_or_empty()?;
+    let payload = crate::job::spec::text(&body, "Payload");
+    let meta = body.get("Meta").and_then(Value::as_object).cloned().unwrap_or_default();
+    let prefix = crate::job::spec::text(&body, "IdPrefixTemplate");
+    let token = call.query.get("idempotency_token");
+    match call.core.write(|s| server::dispatch(s, key, &payload, &meta, token, &prefix)) {
+        Ok(d) => Ok(reply::written(
+            &json!({
+                "DispatchedJobID": d.id, "EvalCreateIndex": d.eval_index, "EvalID": d.eval_id, "Index": d.index,
+                "JobCreateIndex": d.create_index,
+            }),
+            d.index,
+        )),
+        Err(server::Refused(status, text)) => Err(reply::text(status, &text)),
+    }
+}
+
+fn force(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    call.core.write(|s| {
+        let Some(job) = s.job(key) else { return Err(reply::text(404, "job not found")) };
+        if !job.spec.periodic {
+            return Err(reply::text(500, &format!("can't force launch non-periodic job {:?}", key.1)));
+        }
+        let r = periodic::launch(s, &job);
+        Ok(reply::written(&json!({"EvalCreateIndex": r.eval_index, "EvalID": r.eval_id, "Index": r.index}), r.index))
+    })
+}
+
+fn scale(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    let body = call.json()?;
+    let target = body.get("Target").and_then(Value::as_object).cloned().unwrap_or_default();
+    let group = target.get("Group").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let Some(count) = body.get("Count").and_then(Value::as_i64) else {
+        return Err(reply::text(400, "bad request: scaling request requires either count, message, or error"));
+    };
+    if count < 0 {
+        return Err(reply::text(400, "scaling action count can't be negative"));
+    }
+    match call.core.write(|s| server::scale(s, key, &group, count)) {
+        Ok(r) => Ok(reply::written(
+            &json!({
+                "EvalCreateIndex": r.eval_index, "EvalID": r.eval_id, "Index": r.index, "JobModifyIndex": r.job_modify_index,
+                "KnownLeader": false, "LastContact": 0, "NextToken": "", "Warnings": "",
+            }),
+            r.index,
+        )),
+        Err(server::Refused(status, text)) => Err(reply::text(status, &text)),
+    }
+}
+
+async fn scale_status(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    call.query.wait(&call.core, |s| job_index(s, key)).await?;
+    call.core.read(|s| {
+        let Some(j) = s.job(key) else { return Err(reply::missing("job not found", s.table(Table::Jobs))) };
+        let allocs = s.allocs_of(key);
+        let groups: Map<String, Value> = j
+            .spec
+            .groups
+            .iter()
+            .map(|g| {
+                let mine: Vec<_> = allocs.iter().filter(|a| a.spec().name == g.name && !a.is_terminal()).collect();
+                let running = mine.iter().filter(|a| a.client == crate::state::ClientStatus::Running).count();
+                let health = |want| mine.iter().filter(|a| a.health.as_ref().and_then(|h| h.healthy) == Some(want)).count();
+                let row = json!({
+                    "Desired": g.count, "Events": null, "Healthy": health(true), "Placed": mine.len(), "Running": running,
+                    "Unhealthy": health(false),
+                });
+                (g.name.clone(), row)
+            })
+            .collect();
+        Ok(reply::read(
+            &json!({
+                "JobCreateIndex": j.create_index, "JobID": j.spec.id, "JobModifyIndex": j.job_modify_index, "JobStopped": j.stop,
+                "Namespace": j.spec.namespace, "TaskGroups": groups,
+            }),
+            j.modify_index,
+        ))
+    })
+}
+
+fn revert(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    let body = call.json()?;
+    let version = body.get("JobVersion").and_then(Value::as_u64).unwrap_or(0);
+    let enforce = body.get("EnforcePriorVersion").and_then(Value::as_u64);
+    call.core.write(|s| {
+        let Some(j) = s.job(key) else { return Err(reply::text(404, &format!("job {:?} not found", key.1))) };
+        if j.version == version {
+            return Err(reply::text(500, "can't revert to current version"));
+        }
+        if let Some(prior) = enforce.filter(|p| *p != j.version) {
+            return Err(reply::text(500, &format!("Current job has version {}; enforcing version {prior}", j.version)));
+        }
+        match server::revert(s, key, version, "job-register") {
+            None => Err(reply::text(404, &format!("job {:?} in namespace {:?} at version {version} not found", key.1, key.0))),
+            Some(r) => Ok(reply::written(
+                &json!({
+                    "EvalCreateIndex": r.eval_index, "EvalID": r.eval_id, "Index": r.index, "JobModifyIndex": r.job_modify_index,
+                    "KnownLeader": false, "LastContact": 0, "NextToken": "", "Warnings": "",
+                }),
+                r.index,
+            )),
+        }
+    })
+}
+
+fn stable(call: &Call, key: &JobKey) -> Result<Response, Response> {
+    let body = call.json()?;
+    let version = body.get("JobVersion").and_then(Value::as_u64).unwrap_or(0);
+    let stable = body.get("Stable").and_then(Value::as_bool).unwrap_or(false);
+    call.core.write(|s| {
+        let index = s.begin("JobStability");
+        s.mark_stable(key, version, stable);
+        s.commit();
+        Ok(reply::written(&json!({"Index": index}), index))
+    })
+}

@@ -1,0 +1,263 @@
+//! Changing jobs: register, deregister, dispatch, scale, revert.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::job::{Job, JobKey, JobSpec, canonical};
+use crate::state::{Alloc, Desired, State};
+
+pub(crate) struct Registered {
+    pub eval_id: String,
+    pub eval_index: u64,
+    pub job_modify_index: u64,
+    pub index: u64,
+}
+
+/// Stores a job in the server's form and has it looked at; `trigger` says why.
+pub(crate) fn register(s: &mut State, value: Value, trigger: &'static str) -> Registered {
+    let index = s.begin("JobRegistered");
+    let job = store(s, value, index);
+    let (eval_id, eval_index) = evaluate(s, &job, trigger);
+    s.commit();
+    super::periodic::schedule(s, &job);
+    Registered { eval_id, eval_index, job_modify_index: job.job_modify_index, index }
+}
+
+fn store(s: &mut State, mut value: Value, index: u64) -> Arc<Job> {
+    let now = s.now();
+    let spec = JobSpec::read(&value);
+    let key: JobKey = (spec.namespace.clone(), spec.id.clone());
+    let old = s.job(&key);
+    // What comes back from a read-modify-write must not decide anything.
+    if let Some(m) = value.as_object_mut() {
+        m.insert("Stop".into(), json!(false));
+    }
+    let submitted = scrub(&value);
+    let unchanged = old.as_ref().is_some_and(|o| !o.stop && scrub(&o.value) == submitted);
+    if unchanged && let Some(old) = old {
+        // The same again: a new evaluation, no new version.
+        let mut job = Job::clone(&old);
+        job.submit_time = now;
+        return s.put_job(job, false);
+    }
+    let job = Job {
+        spec: Arc::new(spec),
+        value: Arc::new(value),
+        version: old.as_ref().map_or(0, |o| o.version + 1),
+        stop: false,
+        stable: false,
+        status: "pending",
+        create_index: old.as_ref().map_or(index, |o| o.create_index),
+        modify_index: index,
+        job_modify_index: index,
+        submit_time: now,
+    };
+    let status = if job.spec.periodic || job.spec.parameterized || job.spec.kind == crate::job::JobKind::System { "running" } else { "pending" };
+    s.put_job(Job { status, ..job }, true)
+}
+
+/// A job without what the server itself writes into it.
+fn scrub(value: &Value) -> Value {
+    let mut v = value.clone();
+    if let Some(m) = v.as_object_mut() {
+        for key in ["Version", "Stop", "Stable", "Status", "StatusDescription", "CreateIndex", "ModifyIndex", "JobModifyIndex", "SubmitTime", "VersionTag", "NomadTokenID"] {
+            m.remove(key);
+        }
+    }
+    v
+}
+
+fn evaluate(s: &mut State, job: &Arc<Job>, trigger: &'static str) -> (String, u64) {
+    if job.spec.periodic || job.spec.parameterized {
+        return (String::new(), 0);
+    }
+    let mut e = s.new_eval(job, trigger);
+    e.job_modify_index = job.job_modify_index;
+    let id = e.id.clone();
+    let index = s.put_eval(e).create_index;
+    (id, index)
+}
+
+pub(crate) struct Deregistered {
+    pub eval_id: String,
+    pub index: u64,
+}
+
+/// Stops a job, or forgets it with everything it has.
+pub(crate) fn deregister(s: &mut State, key: &JobKey, purge: bool, no_shutdown_delay: bool) -> Option<Deregistered> {
+    let job = s.job(key)?;
+    let index = s.begin("JobDeregistered");
+    if no_shutdown_delay {
+        for a in s.allocs_of(key).iter().filter(|a| a.desired == Desired::Run) {
+            let mut a = Alloc::clone(a);
+            a.transition.no_shutdown_delay = Some(true);
+            s.put_alloc(a);
+        }
+    }
+    s.timers.retain(|(_, t)| !matches!(t, crate::state::Timer::Periodic(k) if k == key));
+    let looked_at = !job.spec.periodic && !job.spec.parameterized;
+    let mut e = s.new_eval(&job, "job-deregister");
+    e.job_modify_index = index;
+    let eval_id = if looked_at || purge { e.id.clone() } else { String::new() };
+    if purge {
+        s.purge_job(key);
+        s.put_eval(e);
+    } else {
+        let mut stopped = Job::clone(&job);
+        stopped.stop = true;
+        stopped.stable = false;
+        stopped.version += 1;
+        stopped.job_modify_index = index;
+        stopped.submit_time = s.now();
+        s.put_job(stopped, true);
+        if looked_at {
+            s.put_eval(e);
+        }
+    }
+    s.commit();
+    Some(Deregistered { eval_id, index })
+}
+
+/// Why a dispatch was refused, in Nomad's words.
+#[derive(Debug)]
+pub(crate) struct Refused(pub u16, pub String);
+
+pub(crate) struct Dispatched {
+    pub id: String,
+    pub eval_id: String,
+    pub eval_index: u64,
+    pub create_index: u64,
+    pub index: u64,
+}
+
+pub(crate) fn dispatch(s: &mut State, key: &JobKey, payload: &str, meta: &Map<String, Value>, token: &str, prefix: &str) -> Result<Dispatched, Refused> {
+    let parent = s.job(key).ok_or_else(|| Refused(404, "parameterized job not found".into()))?;
+    if !parent.spec.parameterized {
+        return Err(Refused(500, format!("Specified job {:?} is not a parameterized job", key.1)));
+    }
+    if parent.stop {
+        return Err(Refused(500, format!("Specified job {:?} is stopped", key.1)));
+    }
+    let rules = parent.value.get("ParameterizedJob").cloned().unwrap_or_default();
+    check(&rules, payload, meta)?;
+    if !token.is_empty()
+        && let Some(child) = s
+            .jobs
+            .values()
+            .map(|e| &e.current)
+            .find(|j| j.spec.parent_id == key.1 && j.spec.namespace == key.0 && j.spec.dispatch_token == token && j.status != "dead")
+    {
+        return Ok(Dispatched {
+            id: child.spec.id.clone(),
+            eval_id: String::new(),
+            eval_index: 0,
+            create_index: child.create_index,
+            index: child.modify_index,
+        });
+    }
+    let seconds = s.now() / 1_000_000_000;
+    let suffix = s.ids.short();
+    let id = match prefix {
+        "" => format!("{}/dispatch-{seconds}-{suffix}", key.1),
+        p => format!("{}/dispatch-{p}-{seconds}-{suffix}", key.1),
+    };
+    let mut value = Value::clone(&parent.value);
+    if let Some(m) = value.as_object_mut() {
+        let mut all = m.get("Meta").and_then(Value::as_object).cloned().unwrap_or_default();
+        all.extend(meta.clone());
+        m.insert("ID".into(), json!(id));
+        m.insert("Name".into(), json!(id));
+        m.insert("ParentID".into(), json!(key.1));
+        m.insert("Dispatched".into(), json!(true));
+        m.insert("DispatchIdempotencyToken".into(), json!(token));
+        m.insert("Meta".into(), if all.is_empty() { Value::Null } else { Value::Object(all) });
+        m.insert("Payload".into(), if payload.is_empty() { Value::Null } else { json!(payload) });
+    }
+    let r = register(s, value, "job-register");
+    Ok(Dispatched { id, eval_id: r.eval_id, eval_index: r.eval_index, create_index: r.index, index: r.index })
+}
+
+fn check(rules: &Value, payload: &str, meta: &Map<String, Value>) -> Result<(), Refused> {
+    let list = |key: &str| -> Vec<String> {
+        rules.get(key).and_then(Value::as_array).map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()).unwrap_or_default()
+    };
+    match rules.get("Payload").and_then(Value::as_str).unwrap_or("optional") {
+        "required" if payload.is_empty() => return Err(Refused(500, "Payload is not provided but required by parameterized job".into())),
+        "forbidden" if !payload.is_empty() => return Err(Refused(500, "Payload provided but forbidden by parameterized job".into())),
+        _ => {}
+    }
+    let (required, optional) = (list("MetaRequired"), list("MetaOptional"));
+    let unknown: Vec<&String> = meta.keys().filter(|k| !required.contains(k) && !optional.contains(k)).collect();
+    if !unknown.is_empty() {
+        return Err(Refused(500, format!("Dispatch request included unpermitted metadata keys: {}", go_list(&unknown))));
+    }
+    let missing: Vec<&String> = required.iter().filter(|k| !meta.contains_key(*k)).collect();
+    if !missing.is_empty() {
+        return Err(Refused(500, format!("Dispatch did not provide required meta keys: {}", go_list(&missing))));
+    }
+    Ok(())
+}
+
+fn go_list(items: &[&String]) -> String {
+    format!("[{}]", items.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(" "))
+}
+
+/// Registers an old version's specification as a new version.
+pub(crate) fn revert(s: &mut State, key: &JobKey, version: u64, trigger: &'static str) -> Option<Registered> {
+    let entry = s.jobs.get(key)?;
+    let old = entry.versions.iter().find(|v| v.version == version)?.clone();
+    Some(register(s, Value::clone(&old.value), trigger))
+}
+
+/// Changes one group's count.
+pub(crate) fn scale(s: &mut State, key: &JobKey, group: &str, count: i64) -> Result<Registered, Refused> {
+    let job = s.job(key).ok_or_else(|| Refused(404, "job not found".into()))?;
+    let mut value = Value::clone(&job.value);
+    let found = value
+        .get_mut("TaskGroups")
+        .and_then(Value::as_array_mut)
+        .and_then(|gs| gs.iter_mut().find(|g| g.get("Name").and_then(Value::as_str) == Some(group)))
+        .and_then(Value::as_object_mut);
+    let Some(g) = found else {
+        return Err(Refused(400, format!("task group {group:?} specified for scaling does not exist in job")));
+    };
+    g.insert("Count".into(), json!(count));
+    canonical::server(&mut value);
+    Ok(register(s, value, "job-scaling"))
+}
+
+/// A new look at a job, for `evaluate` calls.
+pub(crate) fn force_evaluate(s: &mut State, key: &JobKey, force_reschedule: bool) -> Option<(String, u64, u64)> {
+    let job = s.job(key)?;
+    let index = s.begin("EvaluationUpdated");
+    if force_reschedule {
+        for a in s.allocs_of(key).iter().filter(|a| a.client == crate::state::ClientStatus::Failed && a.desired == Desired::Run) {
+            let mut a = Alloc::clone(a);
+            a.transition.force_reschedule = Some(true);
+            s.put_alloc(a);
+        }
+    }
+    let (id, _) = evaluate(s, &job, "job-register");
+    s.commit();
+    Some((id, index, job.job_modify_index))
+}
+
+/// Stops one allocation and places another.
+pub(crate) fn stop_alloc(s: &mut State, id: &str, no_shutdown_delay: bool) -> Option<(String, u64)> {
+    let a = s.allocs.get(id)?.clone();
+    let index = s.begin("AllocationUpdateDesiredStatus");
+    let mut a = Alloc::clone(&a);
+    a.transition.migrate = Some(true);
+    if no_shutdown_delay {
+        a.transition.no_shutdown_delay = Some(true);
+    }
+    let key = a.job_key();
+    let job = s.job(&key).unwrap_or_else(|| a.job.clone());
+    s.put_alloc(a);
+    let e = s.new_eval(&job, "alloc-stop");
+    let eval_id = e.id.clone();
+    s.put_eval(e);
+    s.commit();
+    Some((eval_id, index))
+}

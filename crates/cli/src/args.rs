@@ -1,0 +1,262 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use curfew_core::OpId;
+
+/// Stops and drains on HashiCorp Nomad that end when they were promised to.
+#[derive(Parser)]
+#[command(name = "curfew", version, max_term_width = 110)]
+pub struct Cli {
+    /// The controller's address.
+    #[arg(long, global = true, env = "CURFEW_ADDR", default_value = "http://127.0.0.1:4690", value_name = "URL")]
+    pub addr: String,
+    #[command(flatten)]
+    pub log: Log,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args)]
+pub struct Log {
+    /// What is logged to standard error, as in `info` or `curfew_controller=debug`.
+    #[arg(long = "log", global = true, env = "CURFEW_LOG", value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// How it is logged.
+    #[arg(long, global = true, env = "CURFEW_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show the whole story on an embedded cluster (or on NOMAD_ADDR), in about a minute.
+    Demo(Demo),
+    /// Run an embedded cluster and a controller until Ctrl-C.
+    Dev(Dev),
+    /// Run the controller.
+    Serve(Serve),
+    /// Submit, plan and stop jobs.
+    #[command(subcommand)]
+    Job(Job),
+    /// Look at operations.
+    #[command(subcommand)]
+    Op(Op),
+    /// Read the audit trail.
+    Audit(Audit),
+    /// Ask the controller how it is.
+    Status(Output),
+}
+
+impl Command {
+    /// What is logged when nobody says: services speak, commands only warn.
+    pub fn logs_at(&self) -> &'static str {
+        match self {
+            Command::Serve(_) => "info",
+            _ => "warn",
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct Demo {}
+
+#[derive(Args)]
+pub struct Dev {
+    /// Only the cluster, without a controller.
+    #[arg(long)]
+    pub cluster_only: bool,
+    /// The cluster's HTTP port; the next free one when it is taken.
+    #[arg(long, default_value_t = 4646)]
+    pub port: u16,
+    /// How many nodes, spread over the datacenters in turn.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub nodes: u16,
+    /// A datacenter; may be given several times.
+    #[arg(long = "datacenter", value_name = "NAME", default_values = ["dc1", "dc2"])]
+    pub datacenters: Vec<String>,
+    /// What the nodes cut kill_timeout to. A real client's default is 30s.
+    #[arg(long, default_value = "8760h", value_parser = duration)]
+    pub max_kill_timeout: Duration,
+    /// Where allocations and the controller's database live; a temporary folder, removed at the end, without it.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+#[derive(Args, Clone, Default)]
+pub struct Serve {
+    /// A TOML file; see docs/configuration.md.
+    #[arg(long, env = "CURFEW_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where operations and clocks are written down: sqlite:PATH.
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
+    /// Where the RPC listens [default: 127.0.0.1:4690].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+}
+
+#[derive(Args, Clone, Copy)]
+pub struct Output {
+    /// Print JSON and nothing else on standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Clone)]
+pub struct Who {
+    /// Why; kept in the audit trail.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+#[derive(Args, Clone)]
+pub struct Waiting {
+    /// Wait until it has ended (the default).
+    #[arg(long, conflicts_with = "detach")]
+    pub wait: bool,
+    /// Do not wait; print the operation's id.
+    #[arg(long)]
+    pub detach: bool,
+    /// Give up waiting after this long (exit code 5; the operation goes on).
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+}
+
+#[derive(Subcommand)]
+pub enum Job {
+    /// Submit a job, with its kill_timeout raised and Curfew keeping the clock.
+    Run(JobRun),
+    /// Show what a submit would change, and Nomad's own plan.
+    Plan(JobSpecArgs),
+    /// Stop a job: SIGTERM now, SIGKILL when its time is over.
+    Stop(JobStop),
+}
+
+#[derive(Args)]
+pub struct JobSpecArgs {
+    /// A file in HCL or in Nomad's API JSON; - for standard input.
+    #[arg(value_name = "SPEC")]
+    pub spec: PathBuf,
+    /// The namespace of a specification that names none.
+    #[arg(long, env = "NOMAD_NAMESPACE")]
+    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+pub struct JobRun {
+    #[command(flatten)]
+    pub spec: JobSpecArgs,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+#[derive(Args)]
+pub struct JobStop {
+    /// The job's id.
+    pub id: String,
+    /// Between a task's SIGTERM and its SIGKILL; without it the task's own stop timeout, else JOB_STOP_TIMEOUT (30s).
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub stop_timeout: Option<Duration>,
+    /// Skip the shutdown_delay of its groups and tasks.
+    #[arg(long)]
+    pub no_shutdown_delay: bool,
+    /// The job's namespace.
+    #[arg(long, env = "NOMAD_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Exit with 3 when SIGKILL was needed.
+    #[arg(long)]
+    pub fail_on_kill: bool,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub waiting: Waiting,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Subcommand)]
+pub enum Op {
+    /// List operations, newest first.
+    List(OpList),
+    /// Show one operation.
+    Show(OpShow),
+    /// Follow an operation until it has ended.
+    Watch(OpWatch),
+}
+
+#[derive(Args)]
+pub struct OpList {
+    /// Only of this kind: submit, stop.
+    #[arg(long)]
+    pub kind: Option<String>,
+    /// Only in this state: queued, running, waiting, paused, succeeded, failed, cancelled.
+    #[arg(long)]
+    pub state: Option<String>,
+    /// Only of this job.
+    #[arg(long)]
+    pub job: Option<String>,
+    #[arg(long, default_value_t = 30)]
+    pub limit: usize,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+pub struct OpShow {
+    pub id: OpId,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+pub struct OpWatch {
+    pub id: OpId,
+    /// Exit with 3 when SIGKILL was needed.
+    #[arg(long)]
+    pub fail_on_kill: bool,
+    /// Give up waiting after this long (exit code 5; the operation goes on).
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+pub struct Audit {
+    /// Only of this operation.
+    #[arg(long)]
+    pub op: Option<OpId>,
+    /// Only rows of this long ago or younger.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub since: Option<Duration>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+fn duration(text: &str) -> Result<Duration, curfew_core::duration::BadDuration> {
+    curfew_core::duration::parse(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,76 @@
+//! `curfew dev`: an embedded cluster, and a controller beside it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use curfew_devcluster::{Cluster, ClusterConfig, NodeConfig};
+use tempfile::TempDir;
+
+use crate::args::{Dev, Serve};
+use crate::config;
+use crate::exit::Exit;
+use crate::output::{line, note};
+use crate::serve;
+
+pub async fn run(args: Dev) -> anyhow::Result<Exit> {
+    let (dir, _temporary) = folder(args.data_dir.clone())?;
+    let nodes = (0..args.nodes).map(|i| {
+        let datacenter = args.datacenters.get(usize::from(i) % args.datacenters.len().max(1)).map_or("dc1", String::as_str);
+        NodeConfig { max_kill_timeout: args.max_kill_timeout, ..NodeConfig::new(format!("dev{}", i + 1), datacenter) }
+    });
+    let cluster = cluster(args.port, nodes.collect(), dir.join("cluster")).await?;
+    let stopped = serve_beside(&args, &cluster, &dir).await;
+    cluster.shutdown().await;
+    stopped
+}
+
+pub async fn cluster(port: u16, nodes: Vec<NodeConfig>, data_dir: PathBuf) -> anyhow::Result<Cluster> {
+    let listen = Some(SocketAddr::from(([127, 0, 0, 1], port)));
+    let config = ClusterConfig { listen, listen_next_free: true, nodes, data_dir, ..ClusterConfig::default() };
+    Cluster::start(config).await.context("the embedded cluster could not be started")
+}
+
+/// The folder that was named, or a temporary one that goes with its guard.
+pub fn folder(named: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
+    match named {
+        Some(dir) => {
+            std::fs::create_dir_all(&dir).with_context(|| format!("the folder {} cannot be made", dir.display()))?;
+            Ok((dir, None))
+        }
+        None => {
+            let dir = TempDir::with_prefix("curfew-").context("no temporary folder could be made; --data-dir names another")?;
+            Ok((dir.path().to_owned(), Some(dir)))
+        }
+    }
+}
+
+async fn serve_beside(args: &Dev, cluster: &Cluster, dir: &std::path::Path) -> anyhow::Result<Exit> {
+    let nomad_addr = cluster.base_url();
+    if args.cluster_only {
+        line(&format!("export NOMAD_ADDR={nomad_addr}"));
+        note("the cluster runs until Ctrl-C");
+        wait_for_signal().await?;
+        return Ok(Exit::Done);
+    }
+    let database = args.serve.database.clone().unwrap_or_else(|| format!("sqlite:{}", dir.join("curfew.db").display()));
+    let config = config::load(&Serve { database: Some(database), ..args.serve.clone() })?;
+    // Nothing of the environment's Nomad: this controller is for the embedded one.
+    let nomad = serve::nomad(&config, |name| (name == "NOMAD_ADDR").then(|| nomad_addr.clone()))?;
+    let controller = serve::start(config, nomad).await?;
+    line(&format!("export NOMAD_ADDR={nomad_addr}"));
+    if let Some(addr) = controller.addr() {
+        line(&format!("export CURFEW_ADDR=http://{addr}"));
+    }
+    note("the cluster and the controller run until Ctrl-C");
+    serve::until_stopped(&controller).await
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        r = tokio::signal::ctrl_c() => r?,
+    }
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! Looking at operations, following one, the audit trail, the controller's status.
+
+use std::time::Duration;
+
+use curfew_client::{Client, Error, OperationView};
+use curfew_core::operation::{Kind, State};
+use tokio::time::Instant;
+
+use crate::args::{Audit, Op, OpList, Output};
+use crate::exit::{Exit, Usage};
+use crate::output::{json, line, note, table};
+use crate::timeline::{self, Timeline};
+
+pub async fn run(addr: &str, command: Op) -> anyhow::Result<Exit> {
+    let client = Client::new(addr)?;
+    match command {
+        Op::List(args) => list(&client, args).await,
+        Op::Show(args) => {
+            let op = client.operation(args.id).await?;
+            if args.output.json {
+                json(&op)?;
+            } else {
+                show(&op);
+            }
+            Ok(Exit::Done)
+        }
+        Op::Watch(args) => {
+            let op = client.operation(args.id).await?;
+            let watch = Watch { json: args.output.json, timeout: args.timeout, fail_on_kill: args.fail_on_kill };
+            watch.follow(&client, op).await
+        }
+    }
+}
+
+/// How an operation is followed.
+pub struct Watch {
+    pub json: bool,
+    pub timeout: Option<Duration>,
+    pub fail_on_kill: bool,
+}
+
+/// While it is followed, it is asked for this often; an end is told at once.
+const LOOK: Duration = Duration::from_millis(250);
+
+impl Watch {
+    /// Follows it to its end; Ctrl-C detaches and cancels nothing.
+    pub async fn follow(&self, client: &Client, op: OperationView) -> anyhow::Result<Exit> {
+        self.follow_in(client, op, None).await
+    }
+
+    /// The same, for what was read from a file that an error should name.
+    pub async fn follow_in(&self, client: &Client, op: OperationView, file: Option<&str>) -> anyhow::Result<Exit> {
+        let id = op.id;
+        tokio::select! {
+            end = self.until_finished(client, op) => match end? {
+                Some(op) => self.ended(&op, file),
+                None => Ok(Exit::StillRunning),
+            },
+            _ = tokio::signal::ctrl_c() => {
+                note(&format!("detached; the operation goes on: curfew op watch {id}"));
+                Ok(Exit::StillRunning)
+            }
+        }
+    }
+
+    /// The operation at its end; nothing when it was not waited for any longer.
+    async fn until_finished(&self, client: &Client, mut op: OperationView) -> anyhow::Result<Option<OperationView>> {
+        let mut timeline = Timeline::default();
+        let give_up = self.timeout.map(|t| Instant::now() + t);
+        let (mut lost, mut waiting_for) = (false, None);
+        loop {
+            if !self.json && op.kind != Kind::Submit {
+                timeline.lines(&op).iter().for_each(|l| line(l));
+                let said = op.waiting_for.as_deref().filter(|w| !op.state.is_finished() && w.contains("ode "));
+                if said.is_some() && waiting_for.as_deref() != said {
+                    waiting_for = said.map(str::to_owned);
+                    note(&format!("           waiting for {}", said.unwrap_or_default()));
+                }
+            }
+            if op.state.is_finished() {
+                return Ok(Some(op));
+            }
+            let mut wait = LOOK;
+            if let Some(until) = give_up {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    if self.json {
+                        json(&op)?;
+                    }
+                    note(&format!("gave up waiting; the operation goes on: curfew op watch {}", op.id));
+                    return Ok(None);
+                }
+                wait = wait.min(left);
+            }
+            match client.wait(op.id, wait).await {
+                Ok(now) => {
+                    if std::mem::take(&mut lost) {
+                        note("the controller is back");
+                    }
+                    op = now;
+                }
+                Err(e) if e.is_transient() || matches!(e, Error::NotCurfew { .. }) => {
+                    if !std::mem::replace(&mut lost, true) {
+                        note(&format!("{e}; the operation is written down, waiting for the controller"));
+                    }
+                    tokio::time::sleep(wait.min(LOOK)).await;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn ended(&self, op: &OperationView, file: Option<&str>) -> anyhow::Result<Exit> {
+        let registered = op.outcome.as_ref().and_then(|o| o.registered.as_ref());
+        if self.json {
+            json(op)?;
+        } else if let (State::Succeeded, Some(r)) = (op.state, registered) {
+            r.warnings.lines().for_each(|w| note(&format!("Nomad: {w}")));
+            let eval = r.eval.as_ref().map_or(String::new(), |e| format!(", evaluation {e}"));
+            line(&format!("{} registered (index {}{eval}, operation {})", op.target.job, r.job_modify_index, op.id));
+        } else if op.state == State::Succeeded {
+            line(&timeline::summary(op));
+        } else if let (Some(e), Some(file)) = (&op.error, file) {
+            anyhow::bail!("{file}: {e}");
+        }
+        Ok(exit_of(op, self.fail_on_kill))
+    }
+}
+
+fn exit_of(op: &OperationView, fail_on_kill: bool) -> Exit {
+    match op.state {
+        State::Succeeded if fail_on_kill && op.outcome.as_ref().is_some_and(|o| o.killed > 0) => Exit::Killed,
+        State::Succeeded => Exit::Done,
+        State::Cancelled => Exit::Cancelled,
+        _ => Exit::Failed,
+    }
+}
+
+async fn list(client: &Client, args: OpList) -> anyhow::Result<Exit> {
+    let mut query = vec![("limit", args.limit.to_string())];
+    if let Some(kind) = args.kind {
+        let known = Kind::parse(&kind)
+            .ok_or_else(|| Usage(format!("there is no kind \"{kind}\"; there are {}", names(&Kind::ALL.map(Kind::as_str)))))?;
+        query.push(("kind", known.as_str().into()));
+    }
+    if let Some(state) = args.state {
+        let known = State::parse(&state).ok_or_else(|| {
+            Usage(format!("there is no state \"{state}\"; there are {}", names(&State::ALL.map(State::as_str))))
+        })?;
+        query.push(("state", known.as_str().into()));
+    }
+    query.extend(args.job.map(|j| ("job", j)));
+    let ops = client.operations(&query).await?;
+    if args.output.json {
+        json(&ops)?;
+        return Ok(Exit::Done);
+    }
+    if ops.is_empty() {
+        note("no operations");
+        return Ok(Exit::Done);
+    }
+    let rows = ops.into_iter().map(|o| {
+        let what = o.error.or(o.waiting_for.filter(|_| !o.state.is_finished())).unwrap_or_default();
+        [
+            o.id.to_string(),
+            o.kind.as_str().into(),
+            o.state.as_str().into(),
+            o.target.job.to_string(),
+            o.requested_at.to_string(),
+            o.actor,
+            what,
+        ]
+    });
+    line(&table(["ID", "KIND", "STATE", "JOB", "REQUESTED", "ACTOR", "WAITING FOR / ERROR"], rows.collect()));
+    Ok(Exit::Done)
+}
+
+fn names(all: &[&str]) -> String {
+    all.join(", ")
+}
+
+pub fn show(op: &OperationView) {
+    let optional = |name: &str, value: Option<String>| {
+        if let Some(v) = value {
+            line(&format!("{name:<14}{v}"));
+        }
+    };
+    line(&format!("operation     {}", op.id));
+    line(&format!("kind          {}", op.kind.as_str()));
+    line(&format!("state         {}", op.state.as_str()));
+    line(&format!("job           {} (namespace {})", op.target.job, op.target.namespace));
+    line(&format!("actor         {}", op.actor));
+    optional("reason", op.reason.clone());
+    line(&format!("requested     {}", op.requested_at));
+    optional("deadline", op.deadline.map(|d| d.to_string()));
+    optional("finished", op.finished_at.map(|d| d.to_string()));
+    optional("waiting for", op.waiting_for.clone().filter(|_| !op.state.is_finished()));
+    optional("error", op.error.clone());
+    optional("leased by", op.leased_by.clone());
+    for w in &op.warnings {
+        line(&format!("warning       {w}"));
+    }
+    tasks(op);
+}
+
+/// A row for each task.
+fn tasks(op: &OperationView) {
+    let time =
+        |t: Option<curfew_core::Timestamp>| t.map_or("-".to_owned(), |t| format!("{:+.3}s", t.seconds_after(op.requested_at)));
+    let rows: Vec<_> = op
+        .outcome
+        .iter()
+        .flat_map(|o| &o.allocations)
+        .flat_map(|a| {
+            a.tasks.iter().map(move |t| {
+                let how = if t.ended_at.is_some() { timeline::how(t) } else { "alive".into() };
+                [
+                    a.id.short().into(),
+                    a.node.clone(),
+                    t.name.to_string(),
+                    time(t.term_at),
+                    time(t.kill_at),
+                    time(t.signalled_at),
+                    time(t.ended_at),
+                    how,
+                ]
+            })
+        })
+        .collect();
+    if !rows.is_empty() {
+        line(&table(["ALLOC", "NODE", "TASK", "SIGTERM", "CLOCK", "SIGKILL", "ENDED", "HOW"], rows));
+    }
+}
+
+pub async fn audit(addr: &str, args: Audit) -> anyhow::Result<Exit> {
+    use curfew_core::Clock;
+    let client = Client::new(addr)?;
+    let mut query = vec![];
+    query.extend(args.op.map(|op| ("operation", op.to_string())));
+    query.extend(args.since.map(|s| ("since", (curfew_controller::SystemClock.now() - s).to_string())));
+    let mut after = 0;
+    let mut all = vec![];
+    // Page by page to the end of the trail as it is now.
+    loop {
+        let mut page_query = query.clone();
+        page_query.push(("after", after.to_string()));
+        let page = client.audit(&page_query).await?;
+        let Some(last) = page.last() else { break };
+        after = last.seq;
+        if args.output.json {
+            all.extend(page);
+            continue;
+        }
+        for row in page {
+            let e = row.entry;
+            let subject = match (&e.alloc, &e.task) {
+                (Some(a), Some(t)) => format!(" {}/{t}", a.short()),
+                _ => String::new(),
+            };
+            let detail = if e.detail.is_null() { String::new() } else { format!(" {}", e.detail) };
+            let op = e.operation.map_or("-".to_owned(), |o| o.to_string());
+            line(&format!("{} {op} {} {}{subject}{detail}", e.at, e.actor, e.action.as_str()));
+        }
+    }
+    if args.output.json {
+        json(&all)?;
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn status(addr: &str, output: Output) -> anyhow::Result<Exit> {
+    let status = Client::new(addr)?.status().await?;
+    if output.json {
+        json(&status)?;
+    } else {
+        line(&format!(
+            "controller    {} (curfew {}), {} since {}",
+            status.controller, status.version, status.phase, status.started_at
+        ));
+        line(&format!("nomad         {}, {}", status.nomad_address, status.nomad));
+        line(&format!("clocks        {} armed", status.clocks_armed));
+        line(&format!("operations    {} not finished", status.operations_live));
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,62 @@
+//! What people and scripts read.
+
+use std::io::{IsTerminal, Write};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Log, LogFormat};
+
+pub fn start_logging(log: &Log, default: &str) {
+    let filter = log.filter.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|e| {
+        error(&format!("--log \"{filter}\" is not a filter ({e}); logging at {default}"));
+        EnvFilter::new(default)
+    });
+    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Another part of the process may have set one up (in tests).
+    let _ = match log.log_format {
+        LogFormat::Text => base.with_ansi(colour()).try_init(),
+        LogFormat::Json => base.json().try_init(),
+    };
+}
+
+pub fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// A line on standard output. A reader that went away ends the command, not the operation.
+pub fn line(text: &str) {
+    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// A line for people while something is under way.
+pub fn note(text: &str) {
+    // Nobody reads: nothing to do about it.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+pub fn error(text: &str) {
+    note(&format!("curfew: {text}"));
+}
+
+pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    line(&serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// An error and its causes in one line, nothing said twice.
+pub fn chain(e: &anyhow::Error) -> String {
+    curfew_controller::error::chain(e.as_ref())
+}
+
+pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> String {
+    let mut t = comfy_table::Table::new();
+    t.load_style(comfy_table::presets::NOTHING);
+    t.set_header(header);
+    for r in rows {
+        t.add_row(r);
+    }
+    t.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}

@@ -2,7 +2,8 @@
 
 mod args;
 mod config;
-
+mod demo;
+mod dev;
 mod exit;
 mod job;
 mod op;
@@ -46,7 +47,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let addr = cli.addr;
     match cli.command {
         Command::Serve(args) => serve::run(args).await,
-        Command::Dev(_) | Command::Demo(_) => Ok(Exit::Failed),
+        Command::Dev(args) => dev::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
         Command::Job(command) => job::run(&addr, command).await,
         Command::Op(command) => op::run(&addr, command).await,
         Command::Audit(args) => op::audit(&addr, args).await,

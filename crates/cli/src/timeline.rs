@@ -11,10 +11,14 @@ use curfew_core::{Timestamp, duration};
 pub struct Timeline {
     said: HashSet<String>,
     /// Lines count from here; the request when absent.
-    pub zero: Option<Timestamp>,
+    zero: Option<Timestamp>,
 }
 
 impl Timeline {
+    pub fn since(zero: Timestamp) -> Self {
+        Self { zero: Some(zero), ..Self::default() }
+    }
+
     pub fn lines(&mut self, op: &OperationView) -> Vec<String> {
         let zero = self.zero.unwrap_or(op.requested_at);
         let mut new: Vec<(Timestamp, String)> = Vec::new();

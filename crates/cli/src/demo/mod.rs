@@ -1,1 +1,250 @@
-//! placeholder until the story is written
+//! `curfew demo`: the main job, shown on an embedded cluster or on `NOMAD_ADDR`, with every promise checked.
+
+mod controller;
+mod promises;
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use curfew_client::{Client, OperationView, SpecText, StopRequest, SubmitRequest};
+use curfew_controller::SystemClock;
+use curfew_core::operation::State;
+use curfew_core::{Clock, JobKey, Timestamp};
+use curfew_devcluster::NodeConfig;
+use curfew_nomad::{Nomad, NomadConfig};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::args;
+use crate::dev;
+use crate::exit::{Exit, Usage};
+use crate::job;
+use crate::output::{line, note};
+use crate::timeline::{Timeline, summary};
+use controller::Controller;
+use promises::Promises;
+
+const GRACEFUL: &str = include_str!("../../../../jobspecs/poller-graceful.nomad.hcl");
+const IMPOLITE: &str = include_str!("../../../../jobspecs/poller-impolite.nomad.hcl");
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Jobs that are not running after this are not going to.
+const PLACED_IN: Duration = Duration::from_secs(30);
+/// A stop that has not ended this long after its clocks is a promise not kept.
+const GRACE: Duration = Duration::from_secs(15);
+
+pub async fn run(_args: args::Demo) -> anyhow::Result<Exit> {
+    let dir = TempDir::with_prefix("curfew-demo-").context("no temporary folder could be made")?;
+    let (cluster, addr) = match std::env::var("NOMAD_ADDR").ok().filter(|a| !a.is_empty()) {
+        Some(addr) => {
+            line(&format!("Curfew's demo on the Nomad at {addr} (NOMAD_ADDR)"));
+            (None, addr)
+        }
+        None => {
+            let nodes = [("dev1", "dc1"), ("dev2", "dc1"), ("dev3", "dc2")].map(|(n, dc)| NodeConfig::new(n, dc));
+            let cluster = dev::cluster(4646, nodes.into(), dir.path().join("cluster")).await?;
+            let addr = cluster.base_url();
+            line(&format!("Curfew's demo on an embedded cluster of 3 nodes in 2 datacenters, {addr}"));
+            (Some(cluster), addr)
+        }
+    };
+    let told = tokio::select! {
+        told = story(&addr, &dir) => told,
+        _ = tokio::signal::ctrl_c() => {
+            note("stopped");
+            Ok(Exit::Failed)
+        }
+    };
+    if let Some(cluster) = cluster {
+        cluster.shutdown().await;
+    }
+    told
+}
+
+struct Demo {
+    nomad: Nomad,
+    client: Client,
+    zero: Timestamp,
+    promises: Promises,
+}
+
+async fn story(addr: &str, dir: &TempDir) -> anyhow::Result<Exit> {
+    let env = |name: &str| if name == "NOMAD_ADDR" { Some(addr.to_owned()) } else { std::env::var(name).ok() };
+    let config = NomadConfig::from_env(env).map_err(|e| Usage(curfew_controller::error::chain(&e)))?;
+    let nomad = Nomad::new(config).map_err(|e| Usage(curfew_controller::error::chain(&e)))?;
+    let mut controller = Controller::start(addr, dir.path()).await?;
+    let client = Client::new(controller.addr())?;
+    let mut demo = Demo { nomad, client, zero: SystemClock.now(), promises: Promises::default() };
+    let told = demo.tell(&mut controller).await;
+    if told.is_err() {
+        demo.clean_up().await;
+    }
+    controller.stop().await?;
+    told?;
+    line("");
+    line(&demo.promises.table());
+    if demo.promises.all_kept() {
+        line("\nEvery promise was kept.");
+        Ok(Exit::Done)
+    } else {
+        note("\ncurfew: a promise was not kept");
+        Ok(Exit::Failed)
+    }
+}
+
+impl Demo {
+    async fn tell(&mut self, controller: &mut Controller) -> anyhow::Result<()> {
+        line("\n1. Two jobs are submitted. Nomad's kill_timeout becomes 24h; Curfew keeps the clocks.\n");
+        self.submit("graceful", GRACEFUL).await?;
+        self.submit("impolite", IMPOLITE).await?;
+        self.until_running("graceful").await?;
+        self.until_running("impolite").await?;
+
+        line(
+            "\n2. Both are stopped with a stop timeout of 5s. The graceful poller exits on SIGTERM; the impolite one ignores it.\n",
+        );
+        let graceful = self.stop("graceful").await?;
+        let impolite = self.stop("impolite").await?;
+        let (graceful, impolite) = self.follow_both(graceful, impolite).await?;
+        self.promises.graceful(&graceful);
+        self.promises.killed("The impolite job dies by its clock", &impolite);
+
+        line("\n3. The controller is killed (kill -9) in the middle of a stop, and started again.\n");
+        self.submit("impolite", IMPOLITE).await?;
+        self.until_running("impolite").await?;
+        let op = self.stop("impolite").await?;
+        let mut timeline = Timeline::since(self.zero);
+        let armed = self.follow(&mut timeline, op.clone(), |op| clock_of(op).is_some()).await?;
+        let clock = clock_of(&armed).context("no clock was armed")?;
+        self.say(&format!("kill -9 of the controller ({}), {} before the clock", controller.pid(), left(clock)));
+        controller.kill_9().await?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        controller.start_again().await?;
+        self.say(&format!("the controller is back ({}), {} before the clock", controller.pid(), left(clock)));
+        let survived = self.follow(&mut timeline, op, |op| op.state.is_finished()).await?;
+        line(&format!("           {}", summary(&survived)));
+        self.promises.killed("The clock survives kill -9 of the controller", &survived);
+        self.promises.same_clock(clock, &survived);
+        for name in ["graceful", "impolite"] {
+            let left = self.alive(name).await?;
+            self.promises.nothing_left(&id(name), left);
+        }
+        Ok(())
+    }
+
+    fn say(&self, text: &str) {
+        line(&format!("{:>+8.3}s  {text}", SystemClock.now().seconds_after(self.zero)));
+    }
+
+    async fn submit(&self, name: &str, spec: &str) -> anyhow::Result<()> {
+        // An id of its own, so that on somebody's cluster it meets nobody's job.
+        let spec = spec.replacen(&format!("job \"poller-{name}\""), &format!("job \"{}\"", id(name)), 1);
+        let who = job::who(Some("curfew demo".into()));
+        let op = self.client.submit(&SubmitRequest { spec: SpecText::Hcl(spec), namespace: None, who }, None).await?;
+        let op = self.client.wait(op.id, PLACED_IN).await?;
+        for w in &op.warnings {
+            self.say(&format!("{}: warning: {w}", id(name)));
+        }
+        match (&op.state, &op.error) {
+            (State::Succeeded, _) => self.say(&format!("{} submitted (operation {})", id(name), op.id)),
+            (_, Some(e)) => bail!("{} could not be submitted: {e}", id(name)),
+            (_, None) => bail!("{} could not be submitted: it is {}", id(name), op.state.as_str()),
+        }
+        Ok(())
+    }
+
+    async fn until_running(&self, name: &str) -> anyhow::Result<()> {
+        let give_up = Instant::now() + PLACED_IN;
+        loop {
+            let (allocs, _) = self.nomad.job_allocations(&key(name)).await?;
+            let running: Vec<_> = allocs.iter().filter(|a| a.desired == curfew_core::Desired::Run).collect();
+            if !running.is_empty() && running.iter().all(|a| a.any_task_lives()) {
+                let mut nodes: Vec<_> = running.iter().map(|a| a.node_name.as_str()).collect();
+                nodes.sort_unstable();
+                self.say(&format!("{} runs on {}", id(name), nodes.join(", ")));
+                return Ok(());
+            }
+            if Instant::now() > give_up {
+                bail!(
+                    "{} does not run after {}s; the demo's jobs need a datacenter named dc1 with the raw_exec driver",
+                    id(name),
+                    PLACED_IN.as_secs()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn stop(&self, name: &str) -> anyhow::Result<OperationView> {
+        let who = job::who(Some("curfew demo".into()));
+        let request = StopRequest { stop_timeout: Some(STOP_TIMEOUT), who, ..StopRequest::default() };
+        Ok(self.client.stop(&id(name), &request, None).await?)
+    }
+
+    async fn follow_both(&self, a: OperationView, b: OperationView) -> anyhow::Result<(OperationView, OperationView)> {
+        let (mut first, mut second) = (Timeline::since(self.zero), Timeline::since(self.zero));
+        let (a, b) = tokio::try_join!(
+            self.follow(&mut first, a, |op| op.state.is_finished()),
+            self.follow(&mut second, b, |op| op.state.is_finished())
+        )?;
+        line(&format!("           {}", summary(&a)));
+        line(&format!("           {}", summary(&b)));
+        Ok((a, b))
+    }
+
+    /// Tells what happens to an operation until `until` holds.
+    async fn follow(
+        &self,
+        timeline: &mut Timeline,
+        mut op: OperationView,
+        until: impl Fn(&OperationView) -> bool,
+    ) -> anyhow::Result<OperationView> {
+        let give_up = Instant::now() + STOP_TIMEOUT + GRACE;
+        loop {
+            timeline.lines(&op).iter().for_each(|l| line(l));
+            if until(&op) {
+                return Ok(op);
+            }
+            if Instant::now() > give_up {
+                bail!(
+                    "{} has not ended; it waits for {}",
+                    op.target.job,
+                    op.waiting_for.as_deref().unwrap_or("nothing it could name")
+                );
+            }
+            op = self.client.wait(op.id, Duration::from_millis(100)).await?;
+        }
+    }
+
+    /// How many tasks of the job live, as Nomad shows them.
+    async fn alive(&self, name: &str) -> anyhow::Result<usize> {
+        let (allocs, _) = self.nomad.job_allocations(&key(name)).await?;
+        Ok(allocs.iter().flat_map(|a| a.tasks.values()).filter(|t| t.lives()).count())
+    }
+
+    /// After a failure nothing of the demo stays behind on somebody's cluster.
+    async fn clean_up(&self) {
+        for name in ["graceful", "impolite"] {
+            let request = StopRequest { stop_timeout: Some(Duration::from_secs(1)), ..StopRequest::default() };
+            let Ok(op) = self.client.stop(&id(name), &request, None).await else { continue };
+            if self.client.wait(op.id, GRACE).await.is_err() {
+                note(&format!("curfew: {} may still run; stop it with nomad job stop", id(name)));
+            }
+        }
+    }
+}
+
+fn id(name: &str) -> String {
+    format!("curfew-demo-{name}")
+}
+
+fn key(name: &str) -> JobKey {
+    JobKey::new("default", id(name))
+}
+
+fn clock_of(op: &OperationView) -> Option<Timestamp> {
+    op.outcome.iter().flat_map(|o| &o.allocations).flat_map(|a| &a.tasks).filter_map(|t| t.kill_at).max()
+}
+
+fn left(clock: Timestamp) -> String {
+    curfew_core::duration::human(clock.since(SystemClock.now()))
+}

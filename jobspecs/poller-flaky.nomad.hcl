@@ -1,25 +1,41 @@
-# Version 0.3 of a poller: it looks healthy, then exits 1 after 15 s and is restarted by its policy.
+# A poller that gives up after 15 s: version 0.3, which no rollout should keep.
 job "poller-flaky" {
-  datacenters = ["dc1"]
+  datacenters = ["dc1", "dc2"]
   type        = "service"
+
+  update {
+    max_parallel      = 1
+    min_healthy_time  = "20s"
+    healthy_deadline  = "1m"
+    progress_deadline = "2m"
+    auto_revert       = true
+  }
 
   group "pollers" {
     count = 1
 
+    # A few quick restarts before the allocation counts as failed.
     restart {
-      attempts = 10
-      interval = "10m"
-      delay    = "10s"
-      mode     = "delay"
+      attempts = 3
+      interval = "5m"
+      delay    = "2s"
+      mode     = "fail"
     }
 
     task "poller" {
       driver       = "raw_exec"
       kill_timeout = "10s"
+      kill_signal  = "SIGTERM"
 
       config {
         command = "/bin/sh"
-        args    = ["-c", "trap 'exit 0' TERM; i=0; while [ $i -lt 15 ]; do echo polling 0.3; sleep 1; i=$((i+1)); done; exit 1"]
+        args = ["-c", <<-EOS
+          trap 'exit 0' TERM
+          for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do echo polling 0.3; sleep 1; done
+          echo giving up
+          exit 1
+        EOS
+        ]
       }
 
       resources {

@@ -1,6 +1,6 @@
-# A poller that ignores SIGTERM: only SIGKILL ends it, when its clock runs out.
+# A poller that ignores SIGTERM: only SIGKILL ends it. What Curfew is for.
 job "poller-impolite" {
-  datacenters = ["dc1"]
+  datacenters = ["dc1", "dc2"]
   type        = "service"
 
   group "pollers" {
@@ -8,11 +8,16 @@ job "poller-impolite" {
 
     task "poller" {
       driver       = "raw_exec"
-      kill_timeout = "10s" # Curfew's clock; Nomad's own is raised out of the way
+      kill_timeout = "10s"
+      kill_signal  = "SIGTERM"
 
       config {
         command = "/bin/sh"
-        args    = ["-c", "trap '' TERM INT; while :; do echo polling; sleep 1; done"]
+        args = ["-c", <<-EOS
+          trap 'echo no, thank you' TERM
+          while :; do echo polling; sleep 0.5; done
+        EOS
+        ]
       }
 
       resources {

@@ -1,4 +1,4 @@
-//! A cluster on its own until Ctrl-C: `cargo run -p curfew-devcluster --example devcluster -- PORT DATA_DIR [MAX_KILL_TIMEOUT_SECONDS]`.
+//! A cluster on its own until Ctrl-C: `cargo run -p curfew-devcluster --example devcluster -- PORT DATA_DIR [MAX_KILL_TIMEOUT_SECONDS [NODES]]`.
 
 use std::io::Write;
 use std::time::Duration;
@@ -18,6 +18,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(seconds) = args.next() {
         let most = Duration::from_secs(seconds.parse()?);
         config.nodes.iter_mut().for_each(|n| n.max_kill_timeout = most);
+    }
+    if let Some(n) = args.next() {
+        config.nodes.truncate(n.parse()?);
     }
     let cluster = Cluster::start(config).await?;
     writeln!(std::io::stdout(), "export NOMAD_ADDR={}", cluster.base_url())?;

@@ -1,7 +1,7 @@
 //! What every part of the cluster shares: the server's state behind one lock, and who to wake after it changed.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::{Notify, watch};
@@ -14,6 +14,9 @@ use crate::clock::Clock;
 use crate::config::ClusterConfig;
 use crate::faults::Faults;
 use crate::state::State;
+
+/// Clusters this process has started.
+static CLUSTERS: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -30,6 +33,8 @@ pub(crate) struct Core {
     pub clients: RwLock<HashMap<String, Arc<NodeClient>>>,
     pub faults: Faults,
     pub processes: Processes,
+    /// Tells this cluster's processes from any other's.
+    pub mark: String,
     /// Without a leader every call but the agent's own is refused.
     pub leaderless: AtomicBool,
 }
@@ -50,6 +55,7 @@ impl Core {
             clients: RwLock::new(HashMap::new()),
             faults: Faults::default(),
             processes: Processes::default(),
+            mark: format!("{}-{}", std::process::id(), CLUSTERS.fetch_add(1, Ordering::Relaxed)),
             leaderless: AtomicBool::new(false),
             config,
         }

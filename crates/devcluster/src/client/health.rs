@@ -25,8 +25,8 @@ pub(crate) async fn watch(ar: &Arc<AllocRunner>) {
             watched = Some(alloc.deployment_id.clone());
             tokio::select! {
                 biased;
-                () = over(ar) => return,
                 healthy = judge(ar) => if let Some(healthy) = healthy { ar.set_health(healthy) },
+                () = over(ar) => return,
                 () = moved_on(ar, &alloc.deployment_id) => {}
             }
             continue;
@@ -45,10 +45,10 @@ async fn over(ar: &AllocRunner) {
     }
 }
 
-/// Another deployment has taken the allocation over, or it is wanted no more.
+/// Another deployment has taken the allocation over.
 async fn moved_on(ar: &AllocRunner, deployment: &str) {
     let mut updates = ar.updates();
-    let _ = updates.wait_for(|a| a.deployment_id != deployment || a.is_terminal()).await;
+    let _ = updates.wait_for(|a| a.deployment_id != deployment).await;
 }
 
 async fn judge(ar: &AllocRunner) -> Option<bool> {

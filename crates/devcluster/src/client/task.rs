@@ -196,6 +196,8 @@ impl TaskRunner {
                     ar.node.alive().await;
                     self.emit(ar, TaskEvent::terminated(ar.now(), exit.code, exit.signal));
                     lock(&self.inner).handle = None;
+                    // The end is seen and reported before anybody decides what follows from it.
+                    tokio::task::yield_now().await;
                     Some(exit)
                 }
                 Started::No(error) => {
@@ -320,7 +322,8 @@ impl TaskRunner {
             dir: &dirs.task,
             stdout: dirs.log(&spec.name, "stdout"),
             stderr: dirs.log(&spec.name, "stderr"),
-            mark: &format!("{}/{}/{starts}", alloc.id, spec.name),
+            // Two clusters with one seed have the same ids.
+            mark: &format!("{}/{}/{}/{starts}", core.mark, alloc.id, spec.name),
         };
         match core.processes.spawn(&core, &start) {
             Ok(p) => Started::Yes(Handle::Process(p)),

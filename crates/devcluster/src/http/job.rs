@@ -75,7 +75,8 @@ fn delete(call: &Call, key: &JobKey) -> Response {
 async fn allocations(call: &Call, key: &JobKey) -> Result<Response, Response> {
     let index_of = |s: &State| s.allocs_of(key).iter().map(|a| a.modify_index).max().unwrap_or_else(|| s.table(Table::Allocs));
     call.query.wait(&call.core, index_of).await?;
-    let (allocs, index) = call.core.read(|s| (s.allocs_of(key), index_of(s)));
+    let (mut allocs, index) = call.core.read(|s| (s.allocs_of(key), index_of(s)));
+    allocs.sort_by(|a, b| a.id.cmp(&b.id));
     let all = call.query.flag("all", false);
     let create = call.core.read(|s| s.job(key).map(|j| j.create_index));
     let rows: Vec<_> =
@@ -87,7 +88,9 @@ async fn evaluations(call: &Call, key: &JobKey) -> Result<Response, Response> {
     let index_of = |s: &State| s.evals_of(key).iter().map(|e| e.modify_index).max().unwrap_or_else(|| s.table(Table::Evals));
     call.query.wait(&call.core, index_of).await?;
     call.core.read(|s| {
-        let rows: Vec<Value> = s.evals_of(key).iter().rev().map(|e| e.to_json()).collect();
+        let mut list = s.evals_of(key);
+        list.sort_by(|a, b| a.id.cmp(&b.id));
+        let rows: Vec<Value> = list.iter().map(|e| e.to_json()).collect();
         Ok(reply::read(&rows, index_of(s)))
     })
 }
@@ -99,6 +102,8 @@ async fn deployments(call: &Call, key: &JobKey, all: bool) -> Result<Response, R
     call.core.read(|s| {
         let list = s.deployments_of(key);
         Ok(if all {
+            let mut list = list;
+            list.sort_by(|a, b| a.id.cmp(&b.id));
             let rows: Vec<Value> = list.iter().map(|d| d.to_json()).collect();
             reply::read(&rows, index_of(s))
         } else {

@@ -23,7 +23,7 @@ pub(crate) async fn collection(call: Call) -> Response {
 
 async fn list(call: Call) -> Result<Response, Response> {
     let q = &call.query;
-    q.wait(&call.core, |s| s.table(Table::Jobs)).await?;
+    q.wait(&call.core, |s| s.table(Table::Jobs).max(s.table(Table::Allocs))).await?;
     let filter = q.filter()?;
     let prefix = q.get("prefix").to_owned();
     let with_meta = q.flag("meta", false);

@@ -43,8 +43,8 @@ fn process(s: &mut State, id: &str) {
     let plan = make_plan(s, job.as_ref(), &eval.job, &eval);
     let mut done = Eval::clone(&eval);
     done.snapshot_index = snapshot;
+    done.updates = Some(plan.updates.clone());
     if job.is_some() {
-        done.updates = Some(plan.updates.clone());
         done.queued = Some(plan.queued.clone());
     }
     done.failures = plan.failures.clone();

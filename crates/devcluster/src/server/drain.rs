@@ -171,6 +171,7 @@ fn migrate(s: &mut State, allocs: Vec<Arc<Alloc>>) {
     for a in fresh {
         let mut a = Alloc::clone(&a);
         a.transition.migrate = Some(true);
+        a.transition.migrate_disable_placement = Some(false);
         keys.insert(a.job_key());
         s.put_alloc(a);
     }

@@ -249,9 +249,8 @@ pub(crate) fn stop_alloc(s: &mut State, id: &str, no_shutdown_delay: bool) -> Op
     let index = s.begin("AllocationUpdateDesiredStatus");
     let mut a = Alloc::clone(&a);
     a.transition.migrate = Some(true);
-    if no_shutdown_delay {
-        a.transition.no_shutdown_delay = Some(true);
-    }
+    a.transition.no_shutdown_delay = Some(no_shutdown_delay);
+    a.transition.reschedule = Some(false);
     let key = a.job_key();
     let job = s.job(&key).unwrap_or_else(|| a.job.clone());
     s.put_alloc(a);

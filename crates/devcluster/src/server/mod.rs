@@ -40,7 +40,9 @@ pub(crate) fn client_report(s: &mut State, node: &str, updates: BTreeMap<String,
             let canary = a.health.as_ref().is_some_and(|h| h.canary);
             if was != Some(healthy) {
                 a.health = Some(Health { healthy: Some(healthy), at, canary, modify_index: index });
-                if !a.deployment_id.is_empty() {
+                let running = s.deployments.get(&a.deployment_id).is_some_and(|d| d.status.is_active());
+                // What was stopped on purpose says nothing about the version that rolls in.
+                if !a.deployment_id.is_empty() && !(running && a.desired == Desired::Stop) {
                     deployments::count_health(s, &a, was, healthy, at);
                     deployments.insert(a.deployment_id.clone());
                 }
@@ -83,7 +85,7 @@ pub(crate) fn client_report(s: &mut State, node: &str, updates: BTreeMap<String,
 /// New evaluations for every job that has to do with a node, system jobs included.
 pub(crate) fn node_evals(s: &mut State, node: &str) -> Vec<String> {
     let mut keys: BTreeSet<JobKey> =
-        s.allocs_on(node).iter().filter(|a| a.desired == Desired::Run).map(|a| a.job_key()).collect();
+        s.allocs_on(node).iter().filter(|a| !a.client.is_terminal()).map(|a| a.job_key()).collect();
     keys.extend(s.jobs.values().filter(|j| j.current.spec.kind.is_system() && !j.current.stop).map(|j| j.current.key()));
     let mut ids = Vec::new();
     for key in keys {

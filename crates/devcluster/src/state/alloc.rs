@@ -313,7 +313,9 @@ impl Serialize for Stub<'_> {
         m.serialize_field("JobType", a.job.spec.kind.as_str())?;
         m.serialize_field("JobVersion", &a.job.version)?;
         m.serialize_field("TaskGroup", &a.spec().name)?;
-        m.serialize_field("AllocatedResources", &self.resources.then(|| a.allocated()))?;
+        if self.resources {
+            m.serialize_field("AllocatedResources", &a.allocated())?;
+        }
         m.serialize_field("DesiredStatus", a.desired.as_str())?;
         m.serialize_field("DesiredDescription", a.desired_description)?;
         m.serialize_field("ClientStatus", a.client.as_str())?;

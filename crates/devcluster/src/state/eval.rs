@@ -150,6 +150,7 @@ impl Eval {
         }
         if let Some(updates) = &self.updates {
             let groups: Map<String, Value> = updates.iter().map(|(k, v)| (k.clone(), v.to_json())).collect();
+            let groups = if groups.is_empty() { Value::Null } else { Value::Object(groups) };
             put("PlanAnnotations", json!({"DesiredTGUpdates": groups, "PreemptedAllocs": null}));
         }
         if let Some(queued) = self.queued.as_ref().filter(|q| !q.is_empty()) {

@@ -255,13 +255,12 @@ impl State {
             }
             self.touch(Table::Deployments);
         }
-        for id in self.evals_by_job.remove(key).unwrap_or_default() {
-            if let Some(e) = self.evals.remove(&id) {
-                self.eval_order.remove(&(e.create_index, id.clone()));
-            }
-            self.blocked.remove(&id);
+        // Evaluations outlive their job until they are collected; none may still wait for it.
+        for e in self.evals_of(key).iter().filter(|e| e.status == EvalStatus::Blocked) {
+            let mut e = Eval::clone(e);
+            e.status = EvalStatus::Cancelled;
+            self.put_eval(e);
         }
-        self.touch(Table::Evals);
         self.touch(Table::Jobs);
     }
 

@@ -131,9 +131,7 @@ fn read(body: &Body, variables: &str) -> Result<Value, Problem> {
             Structure::Block(b) => match b.ident.as_str() {
                 "variable" | "locals" => {}
                 "job" if job.is_none() => job = Some(b),
-                "job" => {
-                    return Err(Problem::new(b.ident.span(), "Duplicate job block; Only one block of type \"job\" is allowed."));
-                }
+                "job" => return Err(Problem::new(header(b), "Duplicate job block; Only one block of type \"job\" is allowed.")),
                 other => return Err(unsupported_block(b.ident.span(), other)),
             },
         }
@@ -145,6 +143,13 @@ fn read(body: &Body, variables: &str) -> Result<Value, Problem> {
     job.insert("Name".into(), json!(id));
     fill(&mut job, &block.body, schema::JOB, &values)?;
     Ok(Value::Object(job))
+}
+
+/// From a block's type to its last label.
+fn header(b: &Block) -> Option<Range<usize>> {
+    let start = b.ident.span()?.start;
+    let end = b.labels.last().and_then(Span::span).or_else(|| b.ident.span())?.end;
+    Some(start..end)
 }
 
 fn unsupported_argument(at: Option<Range<usize>>, name: &str) -> Problem {

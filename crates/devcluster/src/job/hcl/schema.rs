@@ -183,7 +183,7 @@ pub(super) const TASK: &Schema = &Schema {
         ("meta", "Meta", Shape::Strings),
         ("resources", "Resources", Shape::One(RESOURCES, skeleton::resources)),
         ("restart", "RestartPolicy", Shape::One(RESTART, skeleton::restart)),
-        ("template", "Templates", Shape::Many(TEMPLATE, skeleton::template)),
+        ("template", "Templates", Shape::Many(TEMPLATE, template)),
         ("lifecycle", "Lifecycle", Shape::One(LIFECYCLE, lifecycle)),
         ("dispatch_payload", "DispatchPayload", Shape::One(PAYLOAD, empty)),
         ("logs", "LogConfig", Shape::One(LOGS, logs)),
@@ -312,6 +312,15 @@ const PARAMETERIZED: &Schema = &Schema {
     ],
     blocks: &[],
 };
+
+/// The parser fills these in, not the canonical form.
+fn template() -> Map<String, Value> {
+    let mut m = skeleton::template();
+    m.insert("ErrMissingKey".into(), json!(false));
+    m.insert("Perms".into(), json!("0644"));
+    m.insert("Splay".into(), json!(5_000_000_000_i64));
+    m
+}
 
 const TEMPLATE: &Schema = &Schema {
     attrs: &[

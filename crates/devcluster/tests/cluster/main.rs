@@ -1,0 +1,14 @@
+//! The dev cluster against what was recorded of a real Nomad. Mock tasks run under paused time; real processes do not.
+
+mod cli;
+mod deployments;
+mod drains;
+mod faults;
+mod harness;
+mod jobs;
+mod lists;
+mod processes;
+mod scale;
+mod schedule;
+mod stream;
+mod told;

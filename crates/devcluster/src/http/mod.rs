@@ -1,6 +1,8 @@
 //! The HTTP API. One handler takes every path apart itself: ids may hold encoded slashes, and unknown paths, wrong methods
 //! and errors have to read as Nomad's do.
 
+#![expect(clippy::result_large_err, reason = "an early answer is an answer like any other: it is moved once and sent")]
+
 mod agent;
 mod allocs;
 mod deployments;

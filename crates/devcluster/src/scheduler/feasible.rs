@@ -12,6 +12,9 @@ use crate::state::{Node, PlacementFailure, State, Usage};
 /// Candidates looked at for one placement in a big cluster; Nomad takes about log2 of the nodes.
 const SAMPLE: usize = 16;
 
+/// Lower is better: to be avoided, allocations of the same job, allocations at all, order.
+type Rank = (bool, usize, usize, usize);
+
 /// Chooses nodes for one group, remembering what it has handed out.
 pub(crate) struct Placer<'a> {
     state: &'a State,
@@ -87,7 +90,7 @@ impl<'a> Placer<'a> {
     pub(crate) fn choose(&mut self, avoid: &str) -> Option<Arc<Node>> {
         let n = self.feasible.len();
         let sample = if n <= 128 { n } else { SAMPLE };
-        let mut best: Option<((bool, usize, usize, usize), &'a Arc<Node>)> = None;
+        let mut best: Option<(Rank, &'a Arc<Node>)> = None;
         let (mut seen, mut exhausted) = (0, 0);
         for i in 0..n {
             let at = (self.start + i) % n;
@@ -142,7 +145,8 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 /// The reason a node is no good for the group, as placement metrics name it.
 fn refusal(node: &Node, job: &JobSpec, group: &GroupSpec) -> Option<String> {
     if let Some(t) = group.tasks.iter().find(|t| !node.config.drivers.contains(&t.driver)) {
-        return Some(if t.driver.is_empty() { "missing drivers".into() } else { "missing drivers".to_owned() });
+        tracing::trace!(node = %node.name, driver = %t.driver, "driver missing");
+        return Some("missing drivers".to_owned());
     }
     job.constraints
         .iter()

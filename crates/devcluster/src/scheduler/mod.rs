@@ -8,10 +8,11 @@ mod system;
 use std::sync::Arc;
 
 pub(crate) use plan::Plan;
+pub(crate) use reconcile::may_reschedule;
 
 use crate::core::Core;
 use crate::job::Job;
-use crate::state::{Alloc, ClientStatus, Deployment, DeploymentStatus, Desired, Eval, EvalStatus, Health, State, Timer, Transition};
+use crate::state::{Alloc, ClientStatus, Deployment, DeploymentStatus, Desired, Eval, EvalStatus, Health, NodeStatus, State, Timer, Transition};
 
 /// Works the queue until the cluster stops.
 pub(crate) async fn run(core: Arc<Core>) {
@@ -96,10 +97,18 @@ fn cancel_blocked(s: &mut State, eval: &Eval, keep: &str) {
 /// Plans without changing anything but the source of identifiers; `plan` endpoints use it too.
 pub(crate) fn make_plan(s: &mut State, job: Option<&Arc<Job>>, key: &crate::job::JobKey, eval: &Eval) -> Plan {
     let active = job.filter(|j| !j.spec.periodic && !j.spec.parameterized);
-    match active {
+    let mut plan = match active {
         Some(job) if job.spec.kind.is_system() => system::plan(s, job),
         _ => reconcile::plan(s, active, key, eval),
+    };
+    // What was stopped already and is on a node that is gone will not be heard of.
+    for a in s.allocs_of(key) {
+        let gone = s.nodes.get(&a.node_id).is_none_or(|n| n.status == NodeStatus::Down);
+        if gone && a.desired == Desired::Stop && matches!(a.client, ClientStatus::Running | ClientStatus::Pending) {
+            plan.stops.push(plan::Stop { alloc: a, description: plan::LOST, client: Some(ClientStatus::Lost) });
+        }
     }
+    plan
 }
 
 /// Carries a plan out inside the running transaction; answers with the deployment it belongs to.

@@ -117,7 +117,10 @@ fn plan_group(
             continue;
         }
         let crowded = !canary && replaced.contains(&a.slot);
-        if crowded || (!(canary && !promoted) && !seen.insert(a.slot)) || (a.slot >= group.count && !canary) {
+        // A canary that waits for promotion stands beside the holder of its slot.
+        let beside = canary && !promoted;
+        let taken = !beside && !seen.insert(a.slot);
+        if crowded || taken || (a.slot >= group.count && !canary) {
             updates.stop += 1;
             stop(s, &mut plan.stops, a, NOT_NEEDED);
         } else {
@@ -130,9 +133,8 @@ fn plan_group(
     let mut in_place: Vec<Arc<Alloc>> = Vec::new();
     for a in &survivors {
         let old = &a.job;
-        if old.job_modify_index == job.job_modify_index && old.create_index == job.create_index {
-            updates.ignore += 1;
-        } else if a.client.is_terminal() {
+        let current = old.job_modify_index == job.job_modify_index && old.create_index == job.create_index;
+        if current || a.client.is_terminal() {
             updates.ignore += 1;
         } else if a.spec().fingerprint == group.fingerprint && old.spec.meta == job.spec.meta {
             in_place.push(a.clone());
@@ -388,21 +390,26 @@ enum When {
     Later(i64),
 }
 
+/// Whether the policy leaves an attempt, whenever that would be.
+pub(crate) fn may_reschedule(a: &Alloc) -> bool {
+    let policy = &a.spec().reschedule;
+    if policy.unlimited {
+        return true;
+    }
+    let since = a.last_event_time() - policy.interval;
+    let tried = a.reschedules.iter().filter(|r| r.at > since).count();
+    !a.job.spec.kind.is_system() && i64::try_from(tried).unwrap_or(i64::MAX) < policy.attempts
+}
+
 fn reschedule(a: &Alloc, group: &GroupSpec, deployment: Option<&Deployment>, now: i64) -> When {
-    let policy = &group.reschedule;
     if a.transition.force_reschedule == Some(true) {
         return When::Now(0);
     }
-    if !policy.unlimited && policy.attempts == 0 {
+    if !may_reschedule(a) {
         return When::Never;
     }
     // A running deployment decides itself what becomes of its own failures.
     if deployment.is_some_and(|d| d.status.is_active() && d.id == a.deployment_id) && a.transition.reschedule != Some(true) {
-        return When::Never;
-    }
-    let since = a.last_event_time() - policy.interval;
-    let tried = a.reschedules.iter().filter(|r| policy.unlimited || r.at > since).count();
-    if !policy.unlimited && i64::try_from(tried).unwrap_or(i64::MAX) >= policy.attempts {
         return When::Never;
     }
     let delay = next_delay(a, group);

@@ -54,7 +54,10 @@ pub(crate) fn look(s: &mut State, id: &str) {
         done.description = "Deployment completed successfully".into();
         s.put_deployment(done);
         s.mark_stable(&d.job, d.job_version, true);
-    } else {
+        s.commit();
+        return;
+    }
+    {
         // What failed may be rescheduled while the deadline allows it.
         let failed: Vec<Arc<Alloc>> = s
             .allocs_of(&d.job)

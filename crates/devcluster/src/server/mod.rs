@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::client::ClientUpdate;
 use crate::core::Core;
 use crate::job::JobKey;
+use crate::scheduler;
 use crate::state::{Alloc, ClientStatus, Desired, Health, Node, NodeStatus, State, Timer};
 
 /// One batch of a client.
@@ -42,7 +43,8 @@ pub(crate) fn client_report(s: &mut State, node: &str, updates: BTreeMap<String,
                 a.health = Some(Health { healthy: Some(healthy), at, canary, modify_index: index });
                 let running = s.deployments.get(&a.deployment_id).is_some_and(|d| d.status.is_active());
                 // What was stopped on purpose says nothing about the version that rolls in.
-                if !a.deployment_id.is_empty() && !(running && a.desired == Desired::Stop) {
+                let counts = a.desired == Desired::Run || !running;
+                if counts && !a.deployment_id.is_empty() {
                     deployments::count_health(s, &a, was, healthy, at);
                     deployments.insert(a.deployment_id.clone());
                 }
@@ -50,15 +52,10 @@ pub(crate) fn client_report(s: &mut State, node: &str, updates: BTreeMap<String,
         }
         if a.client.is_terminal() && !old.client.is_terminal() {
             room = true;
-            let key = a.job_key();
-            if a.desired == Desired::Run {
-                let failed = a.client == ClientStatus::Failed;
-                if failed || !a.job.spec.kind.is_batch() {
-                    evals.insert(key, "alloc-failure");
-                }
-            } else if s.jobs.get(&key).is_some_and(|j| j.current.spec.kind.is_batch() && !j.current.stop) {
-                evals.insert(key, "alloc-failure");
-            }
+        }
+        // Every report of a failed allocation asks again, not only the first: what a deployment left alone is found then.
+        if a.client == ClientStatus::Failed && a.followup_eval.is_empty() && scheduler::may_reschedule(&a) {
+            evals.insert(a.job_key(), "alloc-failure");
         }
         if old.client == ClientStatus::Unknown && a.client == ClientStatus::Running && a.desired == Desired::Run {
             evals.insert(a.job_key(), "reconnect");

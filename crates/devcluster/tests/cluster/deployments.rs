@@ -78,6 +78,8 @@ async fn a_progress_deadline_fails_what_makes_no_progress() {
     deployment(&api, 0, "successful").await;
     j["TaskGroups"][0]["Tasks"][0]["Config"] = json!({"run_for": "1s", "exit_code": 1});
     api.register(&j).await;
+    deployment(&api, 1, "running").await;
+    api.pass(Duration::from_secs(60)).await;
     let d = deployment(&api, 1, "failed").await;
     assert_eq!(d["StatusDescription"], "Failed due to progress deadline - rolling back to job version 0");
 }

@@ -1,5 +1,7 @@
 //! The dev cluster against what was recorded of a real Nomad. Mock tasks run under paused time; real processes do not.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking, as tests do")]
+
 mod cli;
 mod deployments;
 mod drains;

@@ -127,11 +127,11 @@ async fn a_seed_repeats_a_run() {
     async fn run() -> Value {
         let api = Api::start(3).await;
         for i in 0..5 {
-            let mut j = job(&format!("j{i}"), "service", &[mock("t", json!({"run_for": "7s", "exit_code": 1}))]);
+            let mut j = job(&format!("j{i}"), "service", &[mock("t", json!({"run_for": "25s", "exit_code": 1}))]);
             j["TaskGroups"][0]["Count"] = json!(3);
             api.register(&j).await;
         }
-        api.pass(Duration::from_secs(60)).await;
+        api.pass(Duration::from_secs(50)).await;
         let all = api.get("/v1/allocations").await;
         assert!(of_status(&all, "running").len() > 1);
         all

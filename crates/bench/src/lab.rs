@@ -99,7 +99,7 @@ impl Lab {
             task.insert("KillTimeout".into(), json!(u64::try_from(t.as_nanos()).unwrap_or(u64::MAX)));
         }
         json!({ "ID": id, "Name": id, "Type": "batch", "Datacenters": ["dc1"],
-                "TaskGroups": [{ "Name": "g", "Count": count, "Tasks": [task], "EphemeralDisk": { "SizeMB": 10 } }] })
+                "TaskGroups": [{ "Name": "g", "Count": count, "Tasks": [task] }] })
     }
 
     pub async fn submit_all(&self, jobs: Vec<Value>) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! How many calls to Nomad a stop costs, and an idle controller; beside it a stop that polls once a second.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use curfew_core::JobKey;
@@ -26,6 +27,7 @@ const BOUND: f64 = 2.1;
 pub async fn run(args: Args) -> anyhow::Result<Report> {
     let lab = Lab::open(20).await?;
     let stops = args.stops.unwrap_or(if lab.embedded { 500 } else { 60 });
+    let mut routes: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
     let (mut ours, mut polling, mut idle_empty, mut idle_full) = (vec![], vec![], vec![], vec![]);
     for n in 0..args.rounds {
         idle_empty.push(idle(&lab, args.idle).await);
@@ -33,9 +35,17 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
         lab.submit_all(ids.iter().map(|id| lab.impolite(id, 1, None)).collect()).await?;
         lab.until_running(&ids, 1).await?;
         idle_full.push(idle(&lab, args.idle).await);
-        let before = calls(&lab);
+        let before: BTreeMap<_, _> = lab.nomad.requests().into_iter().collect();
         lab.stop_all(ids.iter().map(|id| (id.clone(), STOP_TIMEOUT)).collect()).await?;
-        ours.push((calls(&lab) - before) / stops as f64);
+        let mut all = 0.0;
+        for (route, count) in lab.nomad.requests() {
+            let each = (count - before.get(route).copied().unwrap_or(0)) as f64 / stops as f64;
+            all += each;
+            if each > 0.0 {
+                routes.entry(route).or_default().push(each);
+            }
+        }
+        ours.push(all);
         polling.push(by_polling(&lab, n).await?);
     }
     let mut rows = Vec::new();
@@ -49,6 +59,16 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
             baseline_is: "a stop that polls each second",
             bound: Some(BOUND),
         });
+    }
+    for (route, each) in &routes {
+        rows.extend(Spread::of(each).map(|ours| Row {
+            what: format!("  {route}"),
+            unit: "",
+            ours,
+            baseline: None,
+            baseline_is: "-",
+            bound: None,
+        }));
     }
     if let (Some(s), Some(empty)) = (Spread::of(&idle_full), Spread::of(&idle_empty)) {
         let what = format!("calls a second while idle, {stops} healthy jobs");

@@ -28,6 +28,14 @@ pub enum Cause {
     Poststop,
 }
 
+impl Cause {
+    /// Whether the task may yet live on in health: a restart makes a new, wanted incarnation, and an ended sibling may be
+    /// started again after all. Nothing makes Nomad want a stopped allocation again, nor a task it is killing.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Cause::Restart | Cause::SiblingEnded)
+    }
+}
+
 /// On what a clock's start rests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

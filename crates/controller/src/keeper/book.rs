@@ -3,7 +3,7 @@
 //! No I/O and no waiting: every method takes what happened and gives back [`Effect`]s. The same input twice changes nothing the
 //! second time, so an event may come late, double, or only through the next resync.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeI
 use serde_json::json;
 
 use super::specs::Specs;
+
+/// Evaluations of anybody's that may be complete between a DELETE and its answer.
+const EARLY_EVALS: usize = 512;
 
 /// What is to be done, by those who can.
 #[derive(Debug)]
@@ -85,6 +88,8 @@ struct Tracked {
     wake: Option<Timestamp>,
     next_try: Option<Timestamp>,
     unsupported: HashSet<ClockKey>,
+    /// None of its clocks may pass: its read can be made with others', some time ahead.
+    shared: bool,
     seen: Timestamp,
 }
 
@@ -98,6 +103,8 @@ pub struct Book {
     by_job: HashMap<JobKey, HashSet<AllocId>>,
     stops: HashMap<JobKey, Stop>,
     evals: HashMap<EvalId, JobKey>,
+    /// Evaluations that were complete before their DELETE's answer was handled; the newest of them.
+    early_evals: VecDeque<EvalId>,
     wakes: BTreeSet<(Timestamp, AllocId)>,
     warned_nodes: HashSet<NodeId>,
 }
@@ -130,6 +137,7 @@ impl Book {
             by_job: HashMap::new(),
             stops: HashMap::new(),
             evals: HashMap::new(),
+            early_evals: VecDeque::new(),
             wakes: BTreeSet::new(),
             warned_nodes: HashSet::new(),
         }
@@ -232,22 +240,38 @@ impl Book {
             return;
         }
         // Those that follow closely share the read.
-        let until = now + self.read_lead / 2;
-        while self.next_wake().is_some_and(|at| at <= until) {
-            let Some((_, id)) = self.wakes.pop_first() else { break };
+        let until = now + self.gather(true);
+        let shared = |id: &AllocId| self.allocs.get(id).is_some_and(|t| t.shared);
+        let turn: Vec<_> =
+            self.wakes.iter().take_while(|(at, _)| *at <= until).filter(|(at, id)| *at <= now || shared(id)).cloned().collect();
+        for wake in turn {
+            self.wakes.remove(&wake);
+            let id = wake.1;
+            let near = |r: &ClockRecord| r.ended_at.is_none() && r.due <= self.reach(r.cause, now);
+            let Some(t) = self.allocs.get(&id) else { continue };
+            let read = t.alloc.is_none() || t.spec.is_none() || t.records.iter().any(near);
             let Some(t) = self.allocs.get_mut(&id) else { continue };
             t.wake = None;
             if t.busy {
                 continue;
             }
-            let near = until + self.read_lead;
-            if t.alloc.is_none() || t.spec.is_none() || t.records.iter().any(|r| r.ended_at.is_none() && r.due <= near) {
+            if read {
                 t.busy = true;
                 fx.push(Effect::Read { full: t.spec.is_none(), id });
             } else {
                 self.settle(&id, now, fx);
             }
         }
+    }
+
+    /// Clocks up to here are served by a read made now.
+    fn reach(&self, cause: Cause, now: Timestamp) -> Timestamp {
+        now + lead_of(self.read_lead, cause) + self.gather(!cause.may_pass())
+    }
+
+    /// How far ahead of its own moment a read is made with others.
+    fn gather(&self, shared: bool) -> Duration {
+        if shared { self.read_lead * 5 } else { Duration::ZERO }
     }
 
     /// Nomad's answers to the signals of one [`Effect::Kill`].
@@ -370,9 +394,9 @@ impl Book {
         }
         s.delete_index = Some(index);
         s.ready = false;
-        s.eval_done = eval.is_none();
+        s.eval_done = eval.as_ref().is_none_or(|e| self.early_evals.contains(e));
         s.eval = eval.clone();
-        if let Some(eval) = eval {
+        if let Some(eval) = eval.filter(|_| !s.eval_done) {
             self.evals.insert(eval, key.clone());
         }
         self.settle_job(key, now, fx);
@@ -380,7 +404,14 @@ impl Book {
 
     /// An evaluation is complete: if it was a stop's, every allocation has been told.
     pub fn eval_done(&mut self, eval: &EvalId, fx: &mut Vec<Effect>) {
-        let Some(key) = self.evals.remove(eval) else { return };
+        let Some(key) = self.evals.remove(eval) else {
+            // Nomad is often done before its answer to the DELETE has been handled here.
+            if self.early_evals.len() >= EARLY_EVALS {
+                self.early_evals.pop_front();
+            }
+            self.early_evals.push_back(eval.clone());
+            return;
+        };
         if let Some(s) = self.stops.get_mut(&key).filter(|s| s.eval.as_ref() == Some(eval)) {
             s.eval_done = true;
         }
@@ -503,10 +534,10 @@ impl Book {
             });
         }
         t.unreachable = derived.unreachable;
-        let lead = self.read_lead;
         let next_try = t.next_try.unwrap_or_default();
-        let due =
-            derived.clocks.iter().filter(|c| !t.unsupported.contains(c.key())).map(|c| (c.due() - lead).max(next_try)).min();
+        t.shared = derived.clocks.iter().all(|c| !c.cause().may_pass());
+        let open = derived.clocks.iter().filter(|c| !t.unsupported.contains(c.key()));
+        let due = open.map(|c| (c.due() - lead_of(self.read_lead, c.cause())).max(next_try)).min();
         let wake = [due, derived.recheck_at].into_iter().flatten().min();
         let over = is_over(alloc, spec.groups.get(&alloc.group), now, &self.graces);
         // An allocation that a client will end without a clock of ours (not started, poststop to come) is still followed for its stop.
@@ -521,20 +552,18 @@ impl Book {
 
     /// Gives out the order for clocks that are due within the lead of a read just made.
     fn fire(&mut self, id: &AllocId, now: Timestamp, fx: &mut Vec<Effect>) {
-        let Some(t) = self.allocs.get_mut(id) else { return };
+        let Some(t) = self.allocs.get(id) else { return };
         let (Some(alloc), Some(spec)) = (&t.alloc, &t.spec) else { return };
-        if t.busy || t.next_try.is_some_and(|at| at > now + self.read_lead * 2) {
+        if t.busy || t.next_try.is_some_and(|at| at > now + self.gather(t.shared)) {
             return;
         }
         let stop = self.stops.get(&alloc.job_key()).filter(|s| s.covers(spec));
         let demands: &[Demand] = stop.map_or(&[], |s| &s.demands);
         let derived = derive(alloc, &Context { spec, demands, graces: &self.graces, memory: &t.records, now });
-        let near = now + self.read_lead * 2;
-        let clocks: Vec<KillClock> =
-            derived.clocks.into_iter().filter(|c| c.due() <= near && !t.unsupported.contains(c.key())).collect();
-        if clocks.is_empty() {
-            return;
-        }
+        let due: Vec<KillClock> = derived.clocks.into_iter().filter(|c| c.due() <= self.reach(c.cause(), now)).collect();
+        let Some(t) = self.allocs.get_mut(id) else { return };
+        let clocks: Vec<KillClock> = due.into_iter().filter(|c| !t.unsupported.contains(c.key())).collect();
+        let Some(alloc) = t.alloc.as_ref().filter(|_| !clocks.is_empty()) else { return };
         for c in &clocks {
             let Some(r) = t.records.iter_mut().find(|r| r.key == *c.key()) else { continue };
             r.attempts += 1;
@@ -633,8 +662,14 @@ fn has_sign(alloc: &Allocation) -> bool {
     alloc.tasks.values().any(|t| t.events.iter().any(|e| sign(e.kind)))
 }
 
+/// How long before a clock its last read is asked for. Where the task may yet live on in health, as late as the answer allows;
+/// where it cannot, early enough that many clocks share one read.
+fn lead_of(read_lead: Duration, cause: Cause) -> Duration {
+    if cause.may_pass() { read_lead } else { read_lead * 10 }
+}
+
 fn retry_after(attempts: u32) -> Duration {
-    Duration::from_secs(1 << attempts.clamp(1, 4)).min(Duration::from_secs(15))
+    Duration::from_secs(2 << attempts.clamp(1, 3)).min(Duration::from_secs(15))
 }
 
 fn entry(actor: &str, now: Timestamp, r: &ClockRecord, action: Action, detail: serde_json::Value) -> AuditEntry {

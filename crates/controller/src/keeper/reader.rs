@@ -7,15 +7,18 @@ use futures::stream::FuturesUnordered;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Keeper;
 
-/// From so many on, one list costs Nomad less than the single reads.
-const LIST_FROM: usize = 8;
+/// From so many on, one list is made of the single reads; from the second number on where a list has become slow, since Nomad
+/// goes through every allocation of the cluster for it.
+const LIST_FROM: [usize; 2] = [2, 32];
+const SLOW_LIST: Duration = Duration::from_millis(40);
 /// As many as one filter names.
 const BATCH: usize = 128;
 /// How long a check of a job waits for others to share its list.
-const GATHER_JOBS: Duration = Duration::from_millis(50);
+const GATHER_JOBS: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 pub(super) struct ReadAlloc {
@@ -29,29 +32,37 @@ pub(super) async fn read_allocations(nomad: Nomad, keeper: Keeper, mut wanted: m
     let mut under_way = FuturesUnordered::new();
     // Enough to keep the single reads of a busy moment going; more would only queue inside the transport.
     const BATCHES: usize = 16;
+    let mut slow = false;
     loop {
         tokio::select! {
             n = wanted.recv_many(&mut batch, BATCH), if under_way.len() < BATCHES => {
                 if n == 0 {
                     break;
                 }
-                under_way.push(read_batch(nomad.clone(), keeper.clone(), std::mem::take(&mut batch)));
+                let from = LIST_FROM[usize::from(slow)];
+                under_way.push(read_batch(nomad.clone(), keeper.clone(), std::mem::take(&mut batch), from));
             }
-            Some(()) = under_way.next(), if !under_way.is_empty() => {}
+            Some(took) = under_way.next(), if !under_way.is_empty() => {
+                slow = took.map_or(slow, |t| t > SLOW_LIST);
+            }
         }
     }
     while under_way.next().await.is_some() {}
 }
 
-async fn read_batch(nomad: Nomad, keeper: Keeper, batch: Vec<ReadAlloc>) {
+/// Returns how long the list took, when there was one.
+async fn read_batch(nomad: Nomad, keeper: Keeper, batch: Vec<ReadAlloc>, list_from: usize) -> Option<Duration> {
     let (listed, single): (Vec<_>, Vec<_>) = batch.into_iter().partition(|r| !r.full);
-    let (listed, single) = if listed.len() < LIST_FROM { (vec![], [single, listed].concat()) } else { (listed, single) };
+    let (listed, single) = if listed.len() < list_from { (vec![], [single, listed].concat()) } else { (listed, single) };
     let list = async {
         if listed.is_empty() {
-            return;
+            return None;
         }
+        let began = Instant::now();
         let ids: Vec<AllocId> = listed.into_iter().map(|r| r.id).collect();
-        match nomad.allocations_by_id(&ids).await {
+        let read = nomad.allocations_by_id(&ids).await;
+        let took = began.elapsed();
+        match read {
             Ok(page) => {
                 let mut found: HashMap<AllocId, Allocation> = page.allocations.into_iter().map(|a| (a.id.clone(), a)).collect();
                 for bad in page.bad {
@@ -72,12 +83,13 @@ async fn read_batch(nomad: Nomad, keeper: Keeper, batch: Vec<ReadAlloc>) {
                 }
             }
         }
+        Some(took)
     };
     let singles = async {
         let mut reads: FuturesUnordered<_> = single.into_iter().map(|r| read_one(&nomad, &keeper, r.id)).collect();
         while reads.next().await.is_some() {}
     };
-    tokio::join!(list, singles);
+    tokio::join!(list, singles).0
 }
 
 async fn read_one(nomad: &Nomad, keeper: &Keeper, id: AllocId) {

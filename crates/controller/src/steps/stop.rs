@@ -25,6 +25,7 @@ use crate::observer::finished;
 const PROMPT: Duration = Duration::from_secs(5);
 /// Without events an evaluation is asked for after this.
 const EVAL_WAIT: Duration = Duration::from_secs(2);
+const TELLING: &str = "Nomad to tell the job's allocations";
 /// How often a waiting stop looks by itself when nothing wakes it.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -42,6 +43,10 @@ impl Tools {
             };
         };
         if let Some(eval) = op.progress.eval.as_ref().filter(|_| !report.eval_done) {
+            // Woken before its time by something else: the event is likely on its way.
+            if self.clock.now() < op.run_at {
+                return Done { result: self.waiting(op, op.run_at, TELLING.into()), audit: vec![] };
+            }
             match self.nomad.evaluation(eval).await {
                 Ok(Some(e)) if !finished(&e.state) => {
                     let why = format!("Nomad to process evaluation {eval} ({:?})", e.state).to_lowercase();
@@ -164,7 +169,7 @@ impl Tools {
         let wait = if progress.eval.is_some() { EVAL_WAIT } else { Duration::ZERO };
         let audit = vec![self.entry(op, Action::JobDeleted, detail)];
         let run_at = self.clock.now() + wait;
-        Done { result: StepResult { progress, ..self.waiting(op, run_at, "Nomad to tell the job's allocations".into()) }, audit }
+        Done { result: StepResult { progress, ..self.waiting(op, run_at, TELLING.into()) }, audit }
     }
 
     fn ended(&self, op: &Operation, allocations: Vec<curfew_core::operation::AllocOutcome>, warnings: Vec<String>) -> Done {

@@ -1,0 +1,175 @@
+//! A whole cluster, embedded or real, behind one face.
+
+mod dev;
+mod real;
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::api::Api;
+use crate::wait;
+pub use real::{Extra, nomad_binary};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `curfew dev --cluster-only`.
+    Dev,
+    /// The binary that `CURFEW_TEST_NOMAD` names.
+    Real,
+}
+
+/// What a cluster is made of.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub nodes: usize,
+    /// `None`: Nomad's default of 30 s.
+    pub max_kill_timeout: Option<Duration>,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { nodes: 2, max_kill_timeout: Some(Duration::from_secs(365 * 24 * 3600)) }
+    }
+}
+
+pub struct Cluster {
+    pub kind: Kind,
+    pub api: Api,
+    nodes: Vec<String>,
+    version: String,
+    inner: Inner,
+}
+
+enum Inner {
+    Dev(dev::Dev),
+    Real(real::Real),
+}
+
+impl Cluster {
+    /// Up, with every node ready.
+    pub async fn start(kind: Kind, shape: &Shape) -> Self {
+        let (inner, addr) = match kind {
+            Kind::Dev => {
+                let (dev, addr) = dev::Dev::start(shape).await;
+                (Inner::Dev(dev), addr)
+            }
+            Kind::Real => {
+                let (real, addr) = real::Real::start(shape, &Extra::default()).await;
+                (Inner::Real(real), addr)
+            }
+        };
+        let mut cluster = Self { kind, api: Api::new(addr), nodes: vec![], version: String::new(), inner };
+        cluster.nodes_ready(shape.nodes).await;
+        let nodes = cluster.api.get("/v1/nodes").await;
+        cluster.nodes = nodes.as_array().unwrap().iter().filter_map(|n| n["Name"].as_str().map(str::to_owned)).collect();
+        cluster.nodes.sort();
+        let agent = cluster.api.get("/v1/agent/self").await;
+        let version = &agent["config"]["Version"];
+        cluster.version = version["Version"].as_str().or(version.as_str()).unwrap_or("unknown").to_owned();
+        cluster
+    }
+
+    pub fn addr(&self) -> &str {
+        &self.api.addr
+    }
+
+    pub fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether its Nomad is `major.minor.patch` or later. What shows no version counts as new.
+    pub fn is_at_least(&self, wanted: (u32, u32, u32)) -> bool {
+        let mut parts = self.version.split(['.', '-', '+']).map(str::parse::<u32>);
+        let mut next = || parts.next().and_then(Result::ok);
+        match (next(), next(), next()) {
+            (Some(a), Some(b), Some(c)) => (a, b, c) >= wanted,
+            _ => true,
+        }
+    }
+
+    pub async fn nodes_ready(&self, count: usize) {
+        wait::eventually(Duration::from_secs(90), &format!("{count} ready nodes"), async || {
+            let nodes = self.api.try_get("/v1/nodes").await?;
+            let ready = |n: &&Value| n["Status"] == "ready" && n["Drivers"]["raw_exec"]["Healthy"] != false;
+            let ready = nodes.as_array().map_or(0, |l| l.iter().filter(ready).count());
+            if ready >= count { Ok(()) } else { Err(format!("{ready} ready in {nodes}; {}", self.log())) }
+        })
+        .await;
+    }
+
+    /// The client agent dies at once; its tasks live on.
+    pub async fn node_down(&self, name: &str) {
+        match &self.inner {
+            Inner::Dev(_) => drop(self.api.put(&format!("/dev/v1/node/{name}/down"), &Value::Null).await),
+            Inner::Real(real) => real.kill_agent(name),
+        }
+    }
+
+    pub async fn node_up(&self, name: &str) {
+        match &self.inner {
+            Inner::Dev(_) => drop(self.api.put(&format!("/dev/v1/node/{name}/up"), &Value::Null).await),
+            Inner::Real(real) => real.start_agent(name),
+        }
+    }
+
+    /// The server stops answering: a real one is killed, the embedded one loses its leader.
+    pub async fn server_down(&self) {
+        match &self.inner {
+            Inner::Dev(_) => drop(self.api.put("/dev/v1/leader/lose", &Value::Null).await),
+            Inner::Real(real) => real.kill_agent(real::SERVER),
+        }
+    }
+
+    pub async fn server_up(&self) {
+        match &self.inner {
+            Inner::Dev(_) => drop(self.api.put("/dev/v1/leader/elect", &Value::Null).await),
+            Inner::Real(real) => real.start_agent(real::SERVER),
+        }
+        self.nodes_ready(self.nodes.len()).await;
+    }
+
+    /// Everything up again, whatever a scenario left behind.
+    pub async fn heal(&self) {
+        match &self.inner {
+            Inner::Dev(_) => {
+                self.api.put("/dev/v1/leader/elect", &Value::Null).await;
+                for node in &self.nodes {
+                    self.node_up(node).await;
+                }
+            }
+            Inner::Real(real) => real.start_missing(),
+        }
+        self.nodes_ready(self.nodes.len()).await;
+    }
+
+    /// The end of its logs, for a failure's message.
+    pub fn log(&self) -> String {
+        match &self.inner {
+            Inner::Dev(dev) => dev.log(),
+            Inner::Real(real) => real.log(),
+        }
+    }
+}
+
+/// Only a server, with ACLs on and nothing bootstrapped: every anonymous call is refused.
+pub async fn locked_server() -> Locked {
+    let extra = Extra { server: "acl {\n enabled = true\n}\n".into() };
+    let shape = Shape { nodes: 0, ..Shape::default() };
+    let (real, addr) = real::Real::start(&shape, &extra).await;
+    let api = Api::new(addr.clone());
+    wait::eventually(Duration::from_secs(60), "a leader", async || {
+        api.try_get("/v1/status/leader").await.and_then(|l| if l == "" { Err("none".into()) } else { Ok(()) })
+    })
+    .await;
+    Locked { _real: real, addr }
+}
+
+pub struct Locked {
+    _real: real::Real,
+    pub addr: String,
+}

@@ -18,11 +18,14 @@ const AT_ONCE: usize = 16;
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 const NAMED: usize = 5;
 
+/// When each node was asked, and what it said.
+type Known = HashMap<NodeId, (Timestamp, Option<Duration>)>;
+
 #[derive(Clone)]
 pub struct Nodes {
     nomad: Nomad,
     clock: Arc<dyn Clock>,
-    known: Arc<Mutex<HashMap<NodeId, (Timestamp, Option<Duration>)>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl Nodes {

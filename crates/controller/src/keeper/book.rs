@@ -771,3 +771,6 @@ pub fn cause_name(cause: Cause) -> &'static str {
         Cause::Poststop => "poststop of a stopped allocation",
     }
 }
+
+#[cfg(test)]
+mod tests;

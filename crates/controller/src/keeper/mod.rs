@@ -382,29 +382,29 @@ async fn write(store: &dyn Store, pending: Pending, tries: u32) {
             None => removed.push(key),
         }
     }
-    let mut audit = pending.audit;
+    let audit = pending.audit;
+    if !put.is_empty() || !audit.is_empty() {
+        until_written(tries, || store.put_clocks(put.clone(), audit.clone())).await;
+    }
+    if !removed.is_empty() {
+        until_written(tries, || store.remove_clocks(removed.clone(), vec![])).await;
+    }
+}
+
+async fn until_written<F>(tries: u32, mut write: impl FnMut() -> F)
+where
+    F: Future<Output = curfew_store::Result<()>>,
+{
     let mut wait = Duration::from_millis(100);
     for _ in 0..tries {
-        let written = match put.is_empty() && audit.is_empty() {
-            true => store.remove_clocks(removed.clone(), vec![]).await,
-            false => store.put_clocks(put.clone(), audit.clone()).await,
-        };
-        match written {
-            Ok(()) if !removed.is_empty() && !(put.is_empty() && audit.is_empty()) => {
-                put.clear();
-                audit.clear();
-            }
+        match write().await {
             Ok(()) => return,
             Err(e) => {
-                tracing::error!(error = %crate::error::chain(&e), clocks = put.len(), "clocks could not be written down; they run on from memory");
+                tracing::error!(error = %crate::error::chain(&e), "clocks could not be written down; they run on from memory");
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(5));
             }
         }
     }
-    tracing::error!(
-        clocks = put.len(),
-        rows = audit.len(),
-        "clocks were given up writing down; Nomad still shows what they rest on"
-    );
+    tracing::error!("clocks were given up writing down; Nomad still shows what they rest on");
 }

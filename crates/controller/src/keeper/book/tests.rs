@@ -1,0 +1,381 @@
+//! What the book says is to be done, event by event. Times are milliseconds.
+
+use curfew_core::config::Config;
+use curfew_core::operation::{Lease, Progress, Request, State};
+use curfew_core::{ClientStatus, Task, TaskEvent, TaskState};
+use serde_json::Value;
+
+use super::*;
+
+const ID: &str = "5355e9cc-8203-6163-e9fa-86ea80c11132";
+
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millis(ms)
+}
+
+fn key() -> JobKey {
+    JobKey::new("default", "j")
+}
+
+fn id() -> AllocId {
+    ID.into()
+}
+
+fn spec(index: u64, stop_timeout: &str) -> JobSpec {
+    JobSpec::from_json(&json!({
+        "ID": "j", "Type": "service", "JobModifyIndex": index, "Meta": { "curfew_managed": "true" },
+        "TaskGroups": [{ "Name": "g", "Tasks": [{
+            "Name": "t", "Driver": "raw_exec", "KillTimeout": 86_400_000_000_000u64, "Meta": { "curfew_stop_timeout": stop_timeout },
+        }] }],
+    }))
+}
+
+fn event(kind: EventKind, ms: i64) -> TaskEvent {
+    TaskEvent { kind, at: at(ms), exit_code: 0, signal: 0, kill_timeout: None }
+}
+
+struct Shown {
+    desired: Desired,
+    status: ClientStatus,
+    state: TaskState,
+    events: Vec<TaskEvent>,
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl Shown {
+    fn healthy() -> Self {
+        let (desired, status, state) = (Desired::Run, ClientStatus::Running, TaskState::Running);
+        Self { desired, status, state, events: vec![], create_index: 10, modify_index: 20 }
+    }
+    fn stopped(events: Vec<TaskEvent>) -> Self {
+        Self { desired: Desired::Stop, events, modify_index: 30, ..Self::healthy() }
+    }
+    fn dead(signal: i64) -> Self {
+        let end = TaskEvent { exit_code: if signal == 9 { 137 } else { 0 }, signal, ..event(EventKind::Terminated, 5000) };
+        let events = vec![event(EventKind::Killing, 1000), end];
+        Self { state: TaskState::Dead, status: ClientStatus::Complete, modify_index: 40, ..Self::stopped(events) }
+    }
+    fn alloc(self) -> Allocation {
+        let events = [vec![event(EventKind::Started, 0)], self.events].concat();
+        let task = Task { state: self.state, failed: false, restarts: 0, started_at: Some(at(0)), finished_at: None, events };
+        Allocation {
+            id: id(),
+            namespace: "default".into(),
+            job: "j".into(),
+            job_version: None,
+            group: "g".into(),
+            name: "j.g[0]".into(),
+            node: "n".into(),
+            node_name: "n1".into(),
+            desired: self.desired,
+            client_status: self.status,
+            migrate: false,
+            no_shutdown_delay: false,
+            create_index: self.create_index,
+            modify_index: self.modify_index,
+            tasks: [("t".into(), task)].into(),
+        }
+    }
+}
+
+fn killing() -> Vec<TaskEvent> {
+    vec![event(EventKind::Killing, 1000)]
+}
+
+fn stop_op(stop_timeout: u64) -> Operation {
+    let demand =
+        Demand { at: at(900), stop_timeout: Some(Duration::from_secs(stop_timeout)), no_shutdown_delay: false, job_index: 5 };
+    Operation {
+        id: OpId::new(at(900)),
+        state: State::Running,
+        request: Request::Stop { target: key(), demands: vec![demand] },
+        actor: "ops".into(),
+        reason: None,
+        requested_at: at(900),
+        deadline: None,
+        finished_at: None,
+        waiting_for: None,
+        progress: Progress::default(),
+        outcome: None,
+        error: None,
+        warnings: vec![],
+        attempts: 0,
+        run_at: at(900),
+        lease: Lease::default(),
+        revision: 0,
+    }
+}
+
+/// A book that knows the job's specification (stop timeout 3 s).
+fn book() -> Book {
+    let mut b = Book::new(&Config::default(), "h:1".into());
+    b.specs.insert(&key(), spec(5, "3s"));
+    b
+}
+
+#[derive(Debug, PartialEq)]
+enum Did {
+    Persist,
+    Forget,
+    Audit(Action),
+    Read { full: bool },
+    Kill,
+    Nudge,
+}
+
+fn did(fx: &mut Vec<Effect>) -> Vec<Did> {
+    let short = |e: Effect| match e {
+        Effect::Persist(_) => Did::Persist,
+        Effect::Forget(_) => Did::Forget,
+        Effect::Audit(a) => Did::Audit(a.action),
+        Effect::Read { full, .. } => Did::Read { full },
+        Effect::Kill { .. } => Did::Kill,
+        Effect::Nudge(_) => Did::Nudge,
+    };
+    fx.drain(..).map(short).collect()
+}
+
+fn observe(b: &mut Book, shown: Shown, ms: i64) -> Vec<Did> {
+    let mut fx = vec![];
+    b.observe(shown.alloc(), at(ms), &mut fx);
+    did(&mut fx)
+}
+fn tick(b: &mut Book, ms: i64) -> Vec<Did> {
+    let mut fx = vec![];
+    b.tick(at(ms), &mut fx);
+    did(&mut fx)
+}
+fn fresh(b: &mut Book, shown: Shown, ms: i64) -> Vec<Did> {
+    let mut fx = vec![];
+    b.fresh(&id(), Some((shown.alloc(), None)), at(ms), &mut fx);
+    did(&mut fx)
+}
+fn answer(b: &mut Book, answer: Answer, ms: i64) -> Vec<Did> {
+    let clock = b.allocs[&id()].records[0].key.clone();
+    let mut fx = vec![];
+    b.answered(&id(), vec![(clock, at(ms), answer)], at(ms), &mut fx);
+    did(&mut fx)
+}
+
+/// Armed at 1 s, read and killed at 4 s.
+fn at_the_kill() -> Book {
+    let mut b = book();
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    assert_eq!(tick(&mut b, 3990), [Did::Read { full: false }]);
+    assert_eq!(fresh(&mut b, Shown::stopped(killing()), 3995), [Did::Persist, Did::Audit(Action::SigkillSending), Did::Kill]);
+    b
+}
+
+#[test]
+fn a_healthy_allocation_leaves_no_trace() {
+    let mut b = book();
+    assert_eq!(observe(&mut b, Shown::healthy(), 1000), []);
+    let restarted_before = vec![event(EventKind::Terminated, 500), event(EventKind::Started, 600)];
+    assert_eq!(observe(&mut b, Shown { events: restarted_before, ..Shown::healthy() }, 1000), []);
+    assert!(b.allocs.is_empty() && b.by_job.is_empty() && b.next_wake().is_none());
+}
+
+#[test]
+fn told_to_end_armed_read_anew_killed_and_gone() {
+    let mut b = book();
+    assert_eq!(observe(&mut b, Shown::stopped(killing()), 1100), [Did::Audit(Action::ClockArmed), Did::Persist]);
+    assert_eq!(observe(&mut b, Shown::stopped(killing()), 1200), [], "the same event again changes nothing");
+    assert_eq!(tick(&mut b, 3700), [], "not yet");
+    let mut b = at_the_kill();
+    assert_eq!(tick(&mut b, 4100), [], "the answer is under way");
+    assert_eq!(answer(&mut b, Answer::Sent, 4001), [Did::Persist, Did::Audit(Action::SigkillSent)]);
+    assert_eq!(observe(&mut b, Shown::dead(9), 4300), [Did::Audit(Action::ClockEnded), Did::Persist, Did::Forget]);
+    assert!(b.allocs.is_empty() && b.next_wake().is_none());
+}
+
+#[test]
+fn a_sigkill_that_did_not_end_it_is_sent_again_after_another_read() {
+    let mut b = at_the_kill();
+    answer(&mut b, Answer::Sent, 4001);
+    assert_eq!(tick(&mut b, 7000), []);
+    assert_eq!(tick(&mut b, 8001), [Did::Read { full: false }]);
+    assert!(fresh(&mut b, Shown::stopped(killing()), 8010).contains(&Did::Kill));
+}
+
+#[test]
+fn what_the_last_read_shows_counts_not_what_was_known() {
+    // It ended by itself.
+    let mut b = book();
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    tick(&mut b, 3990);
+    assert!(!fresh(&mut b, Shown::dead(0), 3995).contains(&Did::Kill));
+    // A restart: it lives on as another incarnation.
+    let mut b = book();
+    observe(&mut b, Shown { events: vec![event(EventKind::RestartSignaled, 1000)], ..Shown::healthy() }, 1100);
+    assert_eq!(tick(&mut b, 3980), [Did::Read { full: false }]);
+    let mut again = Shown { modify_index: 50, ..Shown::healthy() }.alloc();
+    let task = again.tasks.get_mut(&TaskName::from("t")).unwrap();
+    (task.started_at, task.events) =
+        (Some(at(3900)), vec![event(EventKind::RestartSignaled, 1000), event(EventKind::Started, 3900)]);
+    let mut fx = vec![];
+    b.fresh(&id(), Some((again, None)), at(3985), &mut fx);
+    assert_eq!(did(&mut fx), [Did::Audit(Action::ClockEnded), Did::Persist, Did::Forget]);
+}
+
+#[test]
+fn a_restart_is_read_as_late_as_can_be_and_a_stop_together_with_others() {
+    let mut b = book();
+    observe(&mut b, Shown { events: vec![event(EventKind::RestartSignaled, 1000)], ..Shown::healthy() }, 1100);
+    assert_eq!(b.next_wake(), Some(at(3975)));
+    let mut b = book();
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    assert_eq!(b.next_wake(), Some(at(3750)));
+}
+
+#[test]
+fn an_older_picture_does_not_undo_a_newer_one() {
+    let mut b = at_the_kill();
+    answer(&mut b, Answer::Sent, 4001);
+    let op = stop_op(3);
+    let mut fx = vec![];
+    b.stop_opened(&op, at(4100), &mut fx);
+    observe(&mut b, Shown::dead(9), 4300);
+    assert_eq!(observe(&mut b, Shown::stopped(killing()), 4400), []);
+    assert!(b.allocs[&id()].records[0].ended_at.is_some());
+}
+
+#[test]
+fn an_unreachable_node_is_tried_again_and_at_once_when_it_is_back() {
+    let mut b = at_the_kill();
+    answer(&mut b, Answer::Unreachable("No path to node".into()), 4001);
+    assert_eq!(tick(&mut b, 4500), []);
+    b.node_ready(&"n".into(), at(4600));
+    assert_eq!(tick(&mut b, 4600), [Did::Read { full: false }]);
+    // SIGTERM had been heard (the event shows): it is killed now, not a grace later.
+    assert!(fresh(&mut b, Shown::stopped(killing()), 4610).contains(&Did::Kill));
+}
+
+#[test]
+fn a_task_whose_node_was_gone_before_it_was_told_gets_its_grace_when_it_is_back() {
+    let mut b = book();
+    observe(&mut b, Shown::stopped(vec![]), 1000);
+    observe(&mut b, Shown { status: ClientStatus::Lost, modify_index: 31, ..Shown::stopped(vec![]) }, 2000);
+    assert_eq!(b.next_wake(), None, "it cannot have heard SIGTERM");
+    observe(&mut b, Shown { modify_index: 32, ..Shown::stopped(vec![event(EventKind::Killing, 60_000)]) }, 60_100);
+    assert_eq!(b.next_wake(), Some(at(62_750)));
+}
+
+#[test]
+fn a_driver_without_signals_is_told_once() {
+    let mut b = at_the_kill();
+    answer(&mut b, Answer::Unsupported("SignalTask is not supported by this driver".into()), 4001);
+    assert_eq!(b.next_wake(), None);
+}
+
+#[test]
+fn gone_counts_only_after_it_was_read() {
+    let mut b = at_the_kill();
+    assert!(answer(&mut b, Answer::Gone("Unknown allocation".into()), 4001).contains(&Did::Read { full: true }));
+    assert!(b.allocs.contains_key(&id()));
+    let mut fx = vec![];
+    b.fresh(&id(), None, at(4100), &mut fx);
+    assert_eq!(did(&mut fx), [Did::Audit(Action::ClockEnded), Did::Forget]);
+    assert!(b.allocs.is_empty());
+}
+
+#[test]
+fn after_a_restart_a_clock_keeps_its_instant_and_still_needs_a_read() {
+    let mut before = book();
+    observe(&mut before, Shown::stopped(vec![]), 1000);
+    let records = before.allocs[&id()].records.clone();
+    let mut b = book();
+    b.restore(records.clone());
+    assert_eq!(b.next_wake(), Some(records[0].due - Duration::from_millis(25)));
+    let due = records[0].due.as_micros() / 1000;
+    assert_eq!(tick(&mut b, due), [Did::Read { full: true }]);
+    assert!(fresh(&mut b, Shown::stopped(vec![]), due + 5).contains(&Did::Kill), "first seen a restart ago: not a new grace");
+    // Whatever was written down, a task that nobody told to end is left alone.
+    let mut b = book();
+    b.restore(records);
+    tick(&mut b, due);
+    assert_eq!(fresh(&mut b, Shown::healthy(), due + 5), [Did::Audit(Action::ClockEnded), Did::Persist, Did::Forget]);
+}
+
+#[test]
+fn an_unknown_specification_is_read_and_nothing_is_decided_before() {
+    let mut b = Book::new(&Config::default(), "h:1".into());
+    assert_eq!(observe(&mut b, Shown::stopped(killing()), 1100), [Did::Read { full: true }]);
+    assert_eq!(observe(&mut b, Shown::stopped(killing()), 1200), [], "one read at a time");
+    let mut fx = vec![];
+    b.fresh(&id(), Some((Shown::stopped(killing()).alloc(), Some(spec(5, "3s")))), at(1300), &mut fx);
+    assert_eq!(did(&mut fx), [Did::Audit(Action::ClockArmed), Did::Persist]);
+    b.gap();
+    assert!(b.specs.newest(&key()).is_none(), "after a gap the newest registration is not known");
+}
+
+#[test]
+fn a_stop_is_ready_when_everything_was_told_and_is_over() {
+    let mut b = book();
+    let (op, mut fx) = (stop_op(2), vec![]);
+    b.stop_opened(&op, at(900), &mut fx);
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    assert_eq!(b.next_wake(), Some(at(2750)), "the request's 2s, not the task's 3s");
+    b.stop_deleted(op.id, &key(), 25, Some("e".into()), at(1200), &mut fx);
+    assert_eq!(did(&mut fx), []);
+    observe(&mut b, Shown::dead(0), 1500);
+    b.eval_done(&"e".into(), &mut fx);
+    assert_eq!(did(&mut fx), [Did::Nudge]);
+    let report = b.stop_report(op.id, &key(), at(1600)).unwrap();
+    assert_eq!((report.open.len(), report.allocations.len(), report.waiting_for), (0, 1, None));
+    assert_eq!(report.allocations[0].tasks[0].exit_code, Some(0));
+    b.stop_closed(op.id, &key(), at(1700), &mut fx);
+    assert_eq!(did(&mut fx), [Did::Forget]);
+    assert!(b.allocs.is_empty() && b.stops.is_empty() && b.evals.is_empty());
+}
+
+#[test]
+fn an_evaluation_that_was_done_before_the_delete_answered_is_not_forgotten() {
+    let mut b = book();
+    let (op, mut fx) = (stop_op(2), vec![]);
+    b.stop_opened(&op, at(900), &mut fx);
+    b.eval_done(&"e".into(), &mut fx);
+    b.stop_deleted(op.id, &key(), 25, Some("e".into()), at(1200), &mut fx);
+    assert_eq!(did(&mut fx), [Did::Nudge]);
+}
+
+#[test]
+fn a_job_registered_again_is_not_the_stops() {
+    let mut b = book();
+    let (op, mut fx) = (stop_op(2), vec![]);
+    b.stop_opened(&op, at(900), &mut fx);
+    b.stop_deleted(op.id, &key(), 25, None, at(1000), &mut fx);
+    b.specs.insert(&key(), spec(28, "60s"));
+    // An allocation of the new registration, replaced later: its own timeout counts, and the stop does not wait for it.
+    observe(&mut b, Shown { create_index: 29, ..Shown::stopped(killing()) }, 1100);
+    assert_eq!(b.next_wake(), Some(at(60_750)));
+    assert!(b.stop_report(op.id, &key(), at(1200)).unwrap().allocations.is_empty());
+}
+
+#[test]
+fn what_a_resync_does_not_name_is_read() {
+    let mut b = book();
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    let mut fx = vec![];
+    b.resynced(at(1000), &mut fx);
+    assert_eq!(did(&mut fx), [], "seen since it began");
+    b.resynced(at(2000), &mut fx);
+    assert_eq!(did(&mut fx), [Did::Read { full: false }]);
+}
+
+#[test]
+fn the_trail_of_a_kill_says_when_and_why() {
+    let mut b = book();
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    let mut fx = vec![];
+    b.tick(at(3990), &mut fx);
+    fx.clear();
+    b.fresh(&id(), Some((Shown::stopped(killing()).alloc(), None)), at(3995), &mut fx);
+    let detail = fx.iter().find_map(|e| match e {
+        Effect::Audit(a) if a.action == Action::SigkillSending => Some(a.detail.clone()),
+        _ => None,
+    });
+    let expected: Value =
+        json!({ "attempt": 1, "cause": "stopped", "told_at": at(1000), "clock": at(4000), "job": "j", "node": "n1" });
+    assert_eq!(detail, Some(expected));
+}

@@ -35,6 +35,11 @@ fn hex(bytes: &[u8]) -> String {
     s
 }
 
+/// An id as a number that sorts as its text does: short keys for big indexes.
+pub(crate) fn number(id: &str) -> u128 {
+    id.bytes().filter_map(|b| char::from(b).to_digit(16)).fold(0, |n, d| (n << 4) | u128::from(d))
+}
+
 /// Nomad's check of an exact id: 36 characters with hexadecimal digits and hyphens.
 pub(crate) fn is_uuid(s: &str) -> bool {
     s.len() == 36

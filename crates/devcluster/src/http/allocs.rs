@@ -30,8 +30,9 @@ async fn list_inner(call: &Call) -> Result<Response, Response> {
     }
     // Only pointers are copied under the lock; filters run outside of it.
     let (allocs, index): (Vec<Arc<Alloc>>, u64) = call.core.read(|s| {
-        let all = s.alloc_order.iter().filter(|(_, id)| id.starts_with(prefix)).filter_map(|(_, id)| s.allocs.get(id));
-        let mine = all.filter(|a| q.in_namespace(&a.job.spec.namespace));
+        let all = s.alloc_order.values().filter(|a| a.id.starts_with(prefix));
+        let every = q.namespace() == "*";
+        let mine = all.filter(|a| every || q.in_namespace(&a.job.spec.namespace));
         (mine.cloned().collect(), s.table(Table::Allocs))
     });
     let (task_states, resources) = (q.flag("task_states", true), q.flag("resources", false));

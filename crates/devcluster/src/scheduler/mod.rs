@@ -225,7 +225,10 @@ fn apply(s: &mut State, plan: Plan, eval: &Eval) -> Option<String> {
         }
     }
     if let Some(d) = deployment {
-        s.put_deployment(d);
+        let d = s.put_deployment(d);
+        if d.status == DeploymentStatus::Successful {
+            s.mark_stable(&d.job, d.job_version, true);
+        }
     }
     deployment_id
 }

@@ -69,6 +69,14 @@ pub(super) fn plan(s: &mut State, job: Option<&Arc<Job>>, key: &JobKey, eval: &E
         plan.updates.entry(a.spec().name.clone()).or_default().stop += 1;
         stop(s, &mut plan.stops, a.clone(), NOT_NEEDED);
     }
+    if let Some(d) = deployment.as_mut().filter(|d| d.status == DeploymentStatus::Running && d.create_index > 0) {
+        let done = |g: &GroupRollout| g.healthy >= g.desired_total && (g.desired_canaries == 0 || g.promoted);
+        if plan.places.is_empty() && plan.in_place.is_empty() && d.groups.values().all(done) {
+            d.status = DeploymentStatus::Successful;
+            d.description = "Deployment completed successfully".into();
+            changed = true;
+        }
+    }
     if changed || plan.places.iter().any(|p| p.in_deployment) || deployment.as_ref().is_some_and(|d| d.create_index == 0) {
         plan.deployment = deployment;
     }

@@ -47,17 +47,9 @@ pub(crate) fn look(s: &mut State, id: &str) {
         return;
     }
     let complete = d.groups.values().all(|g| g.healthy >= g.desired_total && (g.desired_canaries == 0 || g.promoted));
-    s.begin("DeploymentStatusUpdate");
-    if complete {
-        let mut done = Deployment::clone(&d);
-        done.status = DeploymentStatus::Successful;
-        done.description = "Deployment completed successfully".into();
-        s.put_deployment(done);
-        s.mark_stable(&d.job, d.job_version, true);
-        s.commit();
-        return;
-    }
-    {
+    s.begin("EvaluationUpdated");
+    // Its success is the scheduler's to find: the plan of the next look at the job says so.
+    if !complete {
         // What failed may be rescheduled while the deadline allows it.
         let failed: Vec<Arc<Alloc>> = s
             .allocs_of(&d.job)

@@ -24,7 +24,7 @@ pub(crate) use node::{Drain, LastDrain, Node, NodeStatus};
 pub(crate) use task::{Phase, TaskEvent, TaskState, TaskStates};
 
 use crate::clock::Clock;
-use crate::ids::Ids;
+use crate::ids::{Ids, number};
 use crate::job::{Job, JobKey, JobKind};
 
 /// Nomad keeps this many versions of a job.
@@ -81,7 +81,7 @@ pub(crate) struct State {
     pub jobs: BTreeMap<JobKey, JobEntry>,
     pub allocs: HashMap<String, Arc<Alloc>>,
     /// By create index and id: the order of lists.
-    pub alloc_order: BTreeSet<(u64, String)>,
+    pub alloc_order: BTreeMap<(u64, u128), Arc<Alloc>>,
     allocs_by_job: HashMap<JobKey, BTreeSet<String>>,
     allocs_by_node: HashMap<String, BTreeSet<String>>,
     pub nodes: BTreeMap<String, Arc<Node>>,
@@ -130,7 +130,7 @@ impl State {
             kind: "",
             jobs: BTreeMap::new(),
             allocs: HashMap::new(),
-            alloc_order: BTreeSet::new(),
+            alloc_order: BTreeMap::new(),
             allocs_by_job: HashMap::new(),
             allocs_by_node: HashMap::new(),
             nodes: BTreeMap::new(),
@@ -358,10 +358,10 @@ impl State {
         if let Some(old) = &old {
             self.account(old, -1);
         } else {
-            self.alloc_order.insert((alloc.create_index, alloc.id.clone()));
             self.allocs_by_job.entry(key.clone()).or_default().insert(alloc.id.clone());
             self.allocs_by_node.entry(alloc.node_id.clone()).or_default().insert(alloc.id.clone());
         }
+        self.alloc_order.insert((alloc.create_index, number(&alloc.id)), alloc.clone());
         self.account(&alloc, 1);
         self.touch(Table::Allocs);
         self.events.push(Event {
@@ -393,7 +393,7 @@ impl State {
     pub(crate) fn remove_alloc(&mut self, id: &str) {
         let Some(alloc) = self.allocs.remove(id) else { return };
         self.account(&alloc, -1);
-        self.alloc_order.remove(&(alloc.create_index, id.to_owned()));
+        self.alloc_order.remove(&(alloc.create_index, number(id)));
         if let Some(set) = self.allocs_by_job.get_mut(&alloc.job_key()) {
             set.remove(id);
         }

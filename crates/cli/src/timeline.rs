@@ -21,6 +21,7 @@ impl Timeline {
 
     pub fn lines(&mut self, op: &OperationView) -> Vec<String> {
         let zero = self.zero.unwrap_or(op.requested_at);
+        let first = self.said.is_empty();
         let mut new: Vec<(Timestamp, String)> = Vec::new();
         let mut say = |at: Timestamp, key: String, text: String| {
             if self.said.insert(key) {
@@ -29,8 +30,10 @@ impl Timeline {
         };
         let target = &op.target.job;
         say(op.requested_at, "requested".into(), format!("{target}: {} accepted (operation {})", op.kind.as_str(), op.id));
+        // What was learned on the way is told when it is known.
+        let learned = if first { op.requested_at } else { op.finished_at.unwrap_or(op.requested_at) };
         for w in &op.warnings {
-            say(op.requested_at, format!("warning {w}"), format!("{target}: warning: {w}"));
+            say(learned, format!("warning {w}"), format!("{target}: warning: {w}"));
         }
         for a in op.outcome.iter().flat_map(|o| &o.allocations) {
             for t in &a.tasks {

@@ -155,6 +155,6 @@ mod tests {
     #[test]
     fn the_warning_names_node_and_value() {
         let s = sentence(Some(Duration::from_secs(30)), vec!["c2".into(), "c1".into()], Duration::from_secs(86_400));
-        assert!(s.starts_with("nodes c1, c2: max_kill_timeout is 30s, below this job's kill_timeout of 1day"), "{s}");
+        assert!(s.starts_with("nodes c1, c2: max_kill_timeout is 30s, below this job's kill_timeout of 24h"), "{s}");
     }
 }

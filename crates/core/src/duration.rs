@@ -27,9 +27,19 @@ pub fn parse(text: &str) -> Result<Duration, BadDuration> {
     humantime::parse_duration(t).map_err(|e| bad(e.to_string()))
 }
 
-/// `1h 30m`, `5s`, `250ms`: what [`parse`] reads back to the same value.
+/// `24h`, `1h 30m`, `1m 30s`, `250ms`: hours at most, as Nomad's users write them. [`parse`] reads it back.
 pub fn format(d: Duration) -> String {
-    humantime::format_duration(d).to_string()
+    let (secs, sub) = (d.as_secs(), d.subsec_nanos());
+    let parts = [
+        (secs / 3600, "h"),
+        (secs / 60 % 60, "m"),
+        (secs % 60, "s"),
+        (u64::from(sub / 1_000_000), "ms"),
+        (u64::from(sub / 1000 % 1000), "us"),
+        (u64::from(sub % 1000), "ns"),
+    ];
+    let text: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| std::format!("{n}{unit}")).collect();
+    if text.is_empty() { "0s".into() } else { text.join(" ") }
 }
 
 /// Whole seconds and tenths for people: `4.2s`, `12m 3s`.

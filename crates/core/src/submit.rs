@@ -199,7 +199,7 @@ impl Notes<'_> {
         let in_meta = meta_duration(task, META_STOP_TIMEOUT, place)?;
         let driver = task.get("Driver").and_then(Value::as_str).unwrap_or("").to_owned();
         if self.policy.signalless_drivers.contains(&driver) {
-            let grace = show(written.unwrap_or(NOMAD_KILL_TIMEOUT));
+            let grace = duration::format(written.unwrap_or(NOMAD_KILL_TIMEOUT));
             self.warnings.push(format!(
                 "{place}: the driver {driver} takes no signals, so its kill_timeout ({grace}) stays as it is and Nomad enforces it, in drains too"
             ));
@@ -212,29 +212,35 @@ impl Notes<'_> {
         if in_meta.is_none()
             && let Some(own) = own
         {
-            meta(task, place)?.insert(META_STOP_TIMEOUT.into(), show(own).into());
+            meta(task, place)?.insert(META_STOP_TIMEOUT.into(), duration::format(own).into());
             let why = "the author's kill_timeout, kept as the task's stop timeout";
-            self.change(format!("{place} / meta {META_STOP_TIMEOUT}"), not_set(), show(own), why.into());
+            self.change(format!("{place} / meta {META_STOP_TIMEOUT}"), not_set(), duration::format(own), why.into());
         }
         let target = self.policy.kill_timeout.max(written.unwrap_or_default()).max(own.unwrap_or_default());
         if target > self.policy.kill_timeout && own.is_some_and(|own| own == target) {
             self.warnings.push(format!(
                 "{place}: the stop timeout ({}) is longer than KILL_TIMEOUT ({}), so Nomad's kill_timeout is as long",
-                show(target),
-                show(self.policy.kill_timeout)
+                duration::format(target),
+                duration::format(self.policy.kill_timeout)
             ));
         }
         if task.get("KillTimeout").and_then(Value::as_u64) != Some(nanos(target)) {
             task.insert("KillTimeout".into(), nanos(target).into());
-            let from = written.map_or_else(|| format!("{} ({} by default)", not_set(), show(NOMAD_KILL_TIMEOUT)), show);
+            let from =
+                written.map_or_else(|| format!("{} ({} by default)", not_set(), duration::format(NOMAD_KILL_TIMEOUT)), duration::format);
             let grace = match own {
-                Some(own) => format!("its stop timeout is {}", show(own)),
+                Some(own) => format!("its stop timeout is {}", duration::format(own)),
                 None => format!(
                     "it has no stop timeout of its own, so JOB_STOP_TIMEOUT ({}) applies",
-                    show(self.policy.job_stop_timeout)
+                    duration::format(self.policy.job_stop_timeout)
                 ),
             };
-            self.change(format!("{place} / kill_timeout"), from, show(target), format!("Curfew keeps the clock; {grace}"));
+            self.change(
+                format!("{place} / kill_timeout"),
+                from,
+                duration::format(target),
+                format!("Curfew keeps the clock; {grace}"),
+            );
         }
         self.kill_signal(task, &driver, place)?;
         Ok(Some(target))
@@ -289,20 +295,24 @@ impl Notes<'_> {
         }
         let healthy = merged("HealthyDeadline", "healthy_deadline")?.unwrap_or(NOMAD_HEALTHY_DEADLINE);
         if healthy >= progress {
-            return Err(SubmitError::HealthyDeadline { place, healthy: show(healthy), progress: show(progress) });
+            return Err(SubmitError::HealthyDeadline {
+                place,
+                healthy: duration::format(healthy),
+                progress: duration::format(progress),
+            });
         }
         let parallel = |update: Option<&Object>| update.and_then(|u| u.get("MaxParallel")).and_then(Value::as_i64);
         // `max_parallel = 0` means no deployments: there is nothing whose progress could be watched.
         let deployments = parallel(own.as_ref()).or_else(|| parallel(job.as_object())).unwrap_or(1) != 0;
         if deployments && kept.is_none() {
-            meta(group, &place)?.insert(META_PROGRESS_DEADLINE.into(), show(progress).into());
+            meta(group, &place)?.insert(META_PROGRESS_DEADLINE.into(), duration::format(progress).into());
             let why = "the author's progress_deadline: Curfew fails the deployment when it passes without progress";
-            self.change(format!("{place} / meta {META_PROGRESS_DEADLINE}"), not_set(), show(progress), why.into());
+            self.change(format!("{place} / meta {META_PROGRESS_DEADLINE}"), not_set(), duration::format(progress), why.into());
         }
         let target = longest + self.policy.progress_margin;
         child(group, "Update", &place)?.insert("ProgressDeadline".into(), nanos(target).into());
         let why = "Nomad refuses a service job whose kill_timeout is longer".to_owned();
-        self.change(format!("{place} / update / progress_deadline"), show(progress), show(target), why);
+        self.change(format!("{place} / update / progress_deadline"), duration::format(progress), duration::format(target), why);
         Ok(())
     }
 }
@@ -417,19 +427,4 @@ fn go_duration(text: &str) -> Option<Duration> {
         rest = &rest[unit_end..];
     }
     Some(Duration::from_nanos(total))
-}
-
-/// `24h`, `1h 30m`, `1m 30s`, `250ms`: hours at most, as Nomad's users write them. [`duration::parse`] reads it back.
-fn show(d: Duration) -> String {
-    let (secs, sub) = (d.as_secs(), d.subsec_nanos());
-    let parts = [
-        (secs / 3600, "h"),
-        (secs / 60 % 60, "m"),
-        (secs % 60, "s"),
-        (u64::from(sub / 1_000_000), "ms"),
-        (u64::from(sub / 1000 % 1000), "us"),
-        (u64::from(sub % 1000), "ns"),
-    ];
-    let text: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
-    if text.is_empty() { "0s".into() } else { text.join(" ") }
 }

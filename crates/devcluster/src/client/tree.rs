@@ -19,7 +19,7 @@ fn entries() -> Vec<Entry> {
             let pid: i32 = e.file_name().to_str()?.parse().ok()?;
             // The command's name may hold spaces and brackets: fields count from the last one.
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            let rest = &stat[stat.rfind(')')? + 2..];
+            let rest = stat.get(stat.rfind(')')? + 2..)?;
             let mut fields = rest.split(' ');
             let state = fields.next()?;
             if state == "Z" || state == "X" {

@@ -3,7 +3,7 @@
 
 mod eval;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 pub(crate) use eval::Record;
 
@@ -35,7 +35,7 @@ pub(crate) struct Filter(Expr);
 impl Filter {
     /// The error is what follows `failed to read filter expression: ` in Nomad's answer.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let mut p = Parser { text, at: 0 };
+        let mut p = Parser { text, at: 0, depth: 0 };
         p.space();
         let expr = p.or()?;
         p.space();
@@ -50,9 +50,16 @@ impl Filter {
     }
 }
 
+/// Deeper nesting than this is an error, not a stack overflow.
+const MAX_DEPTH: usize = 100;
+
+/// Compiled expressions may be long lists of ids.
+const REGEX_SIZE: usize = 256 * 1024 * 1024;
+
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+    depth: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -104,32 +111,53 @@ impl<'a> Parser<'a> {
     }
 
     fn or(&mut self) -> Result<Expr, String> {
-        let left = self.and()?;
-        let back = self.at;
-        if self.space() && self.word("or") && self.space() {
-            return Ok(Expr::Or(Box::new(left), Box::new(self.or()?)));
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(format!("expression is nested deeper than {MAX_DEPTH}"));
         }
-        self.at = back;
-        Ok(left)
+        let out = self.or_inner();
+        self.depth -= 1;
+        out
+    }
+
+    fn or_inner(&mut self) -> Result<Expr, String> {
+        let mut left = self.and()?;
+        loop {
+            let back = self.at;
+            if self.space() && self.word("or") && self.space() {
+                left = Expr::Or(Box::new(left), Box::new(self.and()?));
+                continue;
+            }
+            self.at = back;
+            return Ok(left);
+        }
     }
 
     fn and(&mut self) -> Result<Expr, String> {
-        let left = self.not()?;
-        let back = self.at;
-        if self.space() && self.word("and") && self.space() {
-            return Ok(Expr::And(Box::new(left), Box::new(self.and()?)));
+        let mut left = self.not()?;
+        loop {
+            let back = self.at;
+            if self.space() && self.word("and") && self.space() {
+                left = Expr::And(Box::new(left), Box::new(self.not()?));
+                continue;
+            }
+            self.at = back;
+            return Ok(left);
         }
-        self.at = back;
-        Ok(left)
     }
 
     fn not(&mut self) -> Result<Expr, String> {
-        let back = self.at;
-        if self.word("not") && self.space() {
-            return Ok(Expr::Not(Box::new(self.not()?)));
+        let mut negated = false;
+        loop {
+            let back = self.at;
+            if self.word("not") && self.space() {
+                negated = !negated;
+                continue;
+            }
+            self.at = back;
+            let inner = self.single()?;
+            return Ok(if negated { Expr::Not(Box::new(inner)) } else { inner });
         }
-        self.at = back;
-        self.single()
     }
 
     fn single(&mut self) -> Result<Expr, String> {
@@ -204,7 +232,7 @@ impl<'a> Parser<'a> {
         let value = self.value()?;
         let regex = match op {
             Op::Matches | Op::NotMatches => {
-                Some(Regex::new(&value).map_err(|e| format!("failed to compile regular expression {value:?}: {e}"))?)
+                Some(RegexBuilder::new(&value).size_limit(REGEX_SIZE).build().map_err(|e| format!("failed to compile regular expression {value:?}: {e}"))?)
             }
             _ => None,
         };
@@ -382,6 +410,11 @@ mod tests {
         for no in [r#"Meta.nothing == "x""#, r#"all TaskStates as _, s { s.State == "dead" }"#, "Version == 4"] {
             assert!(!ask(no, &v), "{no}");
         }
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        assert!(Filter::parse(&"(".repeat(100_000)).is_err());
     }
 
     #[test]

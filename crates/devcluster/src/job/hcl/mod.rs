@@ -13,6 +13,9 @@ use super::skeleton;
 use schema::{Attr, Shape};
 use values::Values;
 
+/// The parser below recurses: a jobspec is never this deep.
+const MAX_DEPTH: usize = 200;
+
 /// An error at a place in the source.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -51,6 +54,17 @@ fn floor(source: &str, offset: usize) -> usize {
 
 /// The job of a jobspec in the API's form, nothing filled in. The error is what follows `Failed to parse job: `.
 pub(crate) fn parse(source: &str, variables: &str) -> Result<Value, String> {
+    let mut depth = 0_usize;
+    for c in source.chars() {
+        match c {
+            '{' | '[' | '(' => depth += 1,
+            '}' | ']' | ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(format!("input.hcl: Too deeply nested; More than {MAX_DEPTH} brackets are open at once."));
+        }
+    }
     let body = hcl::edit::parser::parse_body(source).map_err(|e| syntax(source, &e))?;
     read(&body, variables).map_err(|p| p.print(source))
 }

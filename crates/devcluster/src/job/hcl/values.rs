@@ -359,7 +359,10 @@ fn pascal(name: &str) -> String {
             "ttl" => "TTL".to_owned(),
             "tls" => "TLS".to_owned(),
             "http" => "HTTP".to_owned(),
-            p => p[..1].to_uppercase() + &p[1..],
+            p => {
+                let mut chars = p.chars();
+                chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default() + chars.as_str()
+            }
         })
         .collect()
 }

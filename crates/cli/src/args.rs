@@ -209,6 +209,9 @@ pub struct OpList {
     /// Only of this job.
     #[arg(long)]
     pub job: Option<String>,
+    /// The job's namespace.
+    #[arg(long, requires = "job")]
+    pub namespace: Option<String>,
     #[arg(long, default_value_t = 30)]
     pub limit: usize,
     #[command(flatten)]

@@ -150,6 +150,7 @@ async fn list(client: &Client, args: OpList) -> anyhow::Result<Exit> {
         query.push(("state", known.as_str().into()));
     }
     query.extend(args.job.map(|j| ("job", j)));
+    query.extend(args.namespace.map(|n| ("namespace", n)));
     let ops = client.operations(&query).await?;
     if args.output.json {
         json(&ops)?;

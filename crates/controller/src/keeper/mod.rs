@@ -23,7 +23,7 @@ use curfew_core::spec::JobSpec;
 use curfew_core::{AllocId, Allocation, Clock, EvalId, JobKey, NodeId, OpId, Timestamp};
 use curfew_nomad::{NodeStatus, Nomad, SignalOutcome};
 use curfew_store::Store;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use book::StopReport;
@@ -95,6 +95,7 @@ impl Keeper {
             overflow: Vec::new(),
             pending: Pending::default(),
             flushing: false,
+            lanes: HashMap::new(),
         };
         let handle = tokio::spawn(actor.run(rx, stops, stop));
         (keeper, handle)
@@ -182,7 +183,12 @@ struct Actor {
     overflow: Vec<reader::ReadAlloc>,
     pending: Pending,
     flushing: bool,
+    /// Signals under way by node: a client that hangs holds up its own and nobody else's.
+    lanes: HashMap<NodeId, Arc<Semaphore>>,
 }
+
+/// A quarter of the calls that may be under way at once.
+const SIGNALS_PER_NODE: usize = 16;
 
 impl Actor {
     async fn run(mut self, mut rx: mpsc::Receiver<Msg>, stops: Vec<Operation>, stop: CancellationToken) {
@@ -254,7 +260,10 @@ impl Actor {
             Msg::Armed(reply) => {
                 let _ = reply.send(book.armed());
             }
-            Msg::Flushed => self.flushing = false,
+            Msg::Flushed => {
+                self.flushing = false;
+                self.lanes.retain(|_, lane| lane.available_permits() < SIGNALS_PER_NODE);
+            }
         }
     }
 
@@ -294,10 +303,11 @@ impl Actor {
     }
 
     /// The one place that sends SIGKILL: at each clock's instant, on the strength of a read made just before it.
-    fn kill(&self, alloc: AllocId, node: NodeId, clocks: Vec<KillClock>) {
+    fn kill(&mut self, alloc: AllocId, node: NodeId, clocks: Vec<KillClock>) {
         let (nomad, clock, keeper) = (self.parts.nomad.clone(), self.parts.clock.clone(), self.keeper.clone());
+        let lane = self.lanes.entry(node.clone()).or_insert_with(|| Arc::new(Semaphore::new(SIGNALS_PER_NODE))).clone();
         tokio::spawn(async move {
-            let shots = clocks.into_iter().map(|c| kill_one(&nomad, &*clock, &node, c));
+            let shots = clocks.into_iter().map(|c| kill_one(&nomad, &*clock, &node, &lane, c));
             let answers = futures::future::join_all(shots).await;
             keeper.send(Msg::Answered(alloc, answers)).await;
         });
@@ -328,7 +338,13 @@ impl Actor {
     }
 }
 
-async fn kill_one(nomad: &Nomad, clock: &dyn Clock, node: &NodeId, kill: KillClock) -> (ClockKey, Timestamp, Answer) {
+async fn kill_one(
+    nomad: &Nomad,
+    clock: &dyn Clock,
+    node: &NodeId,
+    lane: &Semaphore,
+    kill: KillClock,
+) -> (ClockKey, Timestamp, Answer) {
     let key = kill.key().clone();
     if kill.cause() == Cause::SiblingEnded
         && let Err(why) = node_is_heard_from(nomad, node).await
@@ -342,6 +358,8 @@ async fn kill_one(nomad: &Nomad, clock: &dyn Clock, node: &NodeId, kill: KillClo
             None => tokio::time::sleep(kill.due().since(now)).await,
         }
     };
+    // Closed never.
+    let _turn = lane.acquire().await;
     let sent_at = clock.now();
     let answer = match nomad.sigkill(&order).await {
         Ok(SignalOutcome::Sent) => Answer::Sent,

@@ -24,6 +24,15 @@ struct Prepared {
 }
 
 impl Rpc {
+    /// The namespace that was asked for, else the controller's. `*` is every namespace in lists and none for a job.
+    fn namespace(&self, asked: Option<Namespace>) -> Result<Namespace, Refusal> {
+        let namespace = asked.unwrap_or_else(|| self.nomad.config().namespace.clone());
+        match namespace.as_str() {
+            "" | "*" => Err(Refusal::bad_request(format!("\"{namespace}\" is not one namespace; name the job's"))),
+            _ => Ok(namespace),
+        }
+    }
+
     async fn prepare(&self, spec: SpecText, namespace: Option<Namespace>) -> Result<Prepared, Refusal> {
         let job = match spec {
             SpecText::Hcl(text) => self.nomad.parse_hcl(&text).await?,
@@ -31,7 +40,7 @@ impl Rpc {
         };
         let job = unwrap_spec(job)?;
         let id = OpId::new(self.clock.now());
-        let namespace = namespace.unwrap_or_else(|| self.nomad.config().namespace.clone());
+        let namespace = self.namespace(namespace)?;
         let policy = SubmitPolicy::from(&*self.config);
         let mut submission = transform(job.clone(), &policy, id, &namespace)?;
         let mut base_index = 0;
@@ -107,7 +116,7 @@ pub async fn stop(
 ) -> Result<Response, Refusal> {
     rpc.accepting()?;
     let idempotency = idempotency(&headers, &job, &request)?;
-    let namespace = request.namespace.unwrap_or_else(|| rpc.nomad.config().namespace.clone());
+    let namespace = rpc.namespace(request.namespace)?;
     let key = JobKey { namespace, job: job.as_str().into() };
     let spec = match rpc.keeper.newest(key.clone()).await {
         Some(spec) => spec,

@@ -82,7 +82,7 @@ impl<T: DeserializeOwned> FromRequest<Rpc> for Body<T> {
     async fn from_request(req: Request, rpc: &Rpc) -> Result<Self, Refusal> {
         match Json::<T>::from_request(req, rpc).await {
             Ok(Json(v)) => Ok(Self(v)),
-            Err(e) => Err(Refusal::bad_request(e.body_text())),
+            Err(e) => Err(Refusal::unreadable(e.status(), e.body_text())),
         }
     }
 }

@@ -20,6 +20,10 @@ impl Refusal {
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, slug: "bad-request", title: "The request cannot be read", detail: detail.into() }
     }
+    /// A body that is too large, of another type, not JSON or not of the request's shape.
+    pub fn unreadable(status: StatusCode, detail: String) -> Self {
+        Self { status, ..Self::bad_request(detail) }
+    }
     pub fn no_such_job(detail: String) -> Self {
         Self { status: StatusCode::NOT_FOUND, slug: "no-such-job", title: "No such job", detail }
     }

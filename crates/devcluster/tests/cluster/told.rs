@@ -174,6 +174,24 @@ async fn a_failed_sibling() {
     assert_eq!(end["TaskStates"]["main"]["Failed"], true);
 }
 
+/// Health, found on states from before the failure, shows what is going on; the replacement waits for the sibling's end.
+#[tokio::test(start_paused = true)]
+async fn a_failed_sibling_of_a_service() {
+    let api = Api::start(1).await;
+    let mut j = no_restarts(job("j", "service", &[mock("main", json!({"run_for": "3s", "exit_code": 1})), mock("other", json!({"ignore_sigterm": true}))]));
+    j["TaskGroups"][0]["ReschedulePolicy"] = json!({"Attempts": 0, "Unlimited": true, "Delay": 5 * SECOND, "DelayFunction": "constant", "MaxDelay": 0, "Interval": 0});
+    api.register(&j).await;
+    let a = id(&api.running("j", 1).await[0]);
+    let now = api.alloc_until(&a, "failed", |a| a["ClientStatus"] == "failed").await;
+    assert_eq!((&now["DesiredStatus"], &now["DeploymentStatus"]["Healthy"]), (&json!("run"), &json!(true)));
+    assert_eq!(last_event(&now, "other")["Type"], "Killing");
+    api.pass(Duration::from_secs(60)).await;
+    assert_eq!(api.allocs("j").await.len(), 1);
+    api.signal(&a, "other", "SIGKILL").await;
+    let old = api.alloc_until(&a, "replaced", |a| a["NextAllocation"].is_string()).await;
+    assert_eq!(old["TaskStates"]["other"]["State"], "dead");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_ends() {
     let api = Api::start(1).await;

@@ -36,6 +36,12 @@ fn machine_time() -> Duration {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
+/// A seed that no earlier run had: identifiers of one run must not come back in the next.
+pub(crate) fn fresh_seed() -> u64 {
+    let now = machine_time();
+    now.as_secs().rotate_left(32) ^ u64::from(now.subsec_nanos()) ^ u64::from(std::process::id()).rotate_left(48)
+}
+
 /// RFC 3339 with nanoseconds, as Go prints a UTC time; zero is Go's "no time", which Nomad's API shows as null.
 pub(crate) fn rfc3339(unix_ns: i64) -> Option<String> {
     if unix_ns == 0 {

@@ -23,7 +23,7 @@ pub struct ClusterConfig {
     pub event_heartbeat: Duration,
     /// How many indexes of events the server keeps for replay.
     pub event_buffer: usize,
-    /// Where identifiers and jitter come from.
+    /// Where identifiers and jitter come from: another one each time by default, 1 for [`ClusterConfig::in_process`].
     pub seed: u64,
     /// Unix time to start at; `None` takes the machine's. With a seed and paused tokio time it makes a run repeatable.
     pub wall_base: Option<Duration>,
@@ -45,7 +45,7 @@ impl Default for ClusterConfig {
             client_batch: Duration::from_millis(200),
             event_heartbeat: Duration::from_secs(30),
             event_buffer: 1_000,
-            seed: 1,
+            seed: crate::clock::fresh_seed(),
             wall_base: None,
             version: "2.0.5".into(),
             namespaces: Vec::new(),
@@ -55,9 +55,9 @@ impl Default for ClusterConfig {
 }
 
 impl ClusterConfig {
-    /// No sockets and one mock-only node: what an in-process test under paused time wants.
+    /// No sockets and a fixed seed: what an in-process test wants. Under paused time use the mock drivers only.
     pub fn in_process(nodes: Vec<NodeConfig>, data_dir: impl Into<PathBuf>) -> Self {
-        Self { listen: None, nodes, data_dir: data_dir.into(), ..Self::default() }
+        Self { listen: None, nodes, data_dir: data_dir.into(), seed: 1, ..Self::default() }
     }
 }
 

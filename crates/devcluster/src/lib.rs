@@ -179,7 +179,7 @@ impl Cluster {
         self.core.processes.kill_all();
         self.core.tracker.close();
         // A connection that does not end must not hold up the end of a program.
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.core.tracker.wait()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.core.tracker.wait()).await;
         self.core.processes.kill_all();
         self.core.clients.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use curfew_core::duration;
 use curfew_devcluster::{Cluster, ClusterConfig, NodeConfig};
 use tempfile::TempDir;
 
@@ -17,7 +18,9 @@ pub async fn run(args: Dev) -> anyhow::Result<Exit> {
     let (dir, _temporary) = folder(args.data_dir.clone())?;
     let nodes = (0..args.nodes).map(|i| {
         let datacenter = args.datacenters.get(usize::from(i) % args.datacenters.len().max(1)).map_or("dc1", String::as_str);
-        NodeConfig { max_kill_timeout: args.max_kill_timeout, ..NodeConfig::new(format!("dev{}", i + 1), datacenter) }
+        // As deployed clients should: an agent tells its own max_kill_timeout only to those who can reach it.
+        let meta = [("max_kill_timeout".to_owned(), duration::format(args.max_kill_timeout))].into();
+        NodeConfig { max_kill_timeout: args.max_kill_timeout, meta, ..NodeConfig::new(format!("dev{}", i + 1), datacenter) }
     });
     let cluster = cluster(args.port, nodes.collect(), dir.join("cluster")).await?;
     let stopped = serve_beside(&args, &cluster, &dir).await;

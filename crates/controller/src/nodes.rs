@@ -1,6 +1,6 @@
 //! Whether the nodes let a raised `kill_timeout` stand (design fact 3: a client cuts it to its `max_kill_timeout`, silently).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,10 +33,12 @@ impl Nodes {
         Self { nomad, clock, known: Arc::default() }
     }
 
-    /// Warnings about the nodes that the job may be placed on.
-    pub async fn warnings(&self, job: &Value) -> Result<Vec<String>, Error> {
-        let Some(needed) = longest_kill_timeout(job) else { return Ok(vec![]) };
+    /// Warnings about the nodes that the job may be placed on. A driver that no agent has ever heard of is a slip of the pen,
+    /// which Nomad itself would take and wait for a node that has it.
+    pub async fn check(&self, job: &Value) -> Result<Vec<String>, Unfit> {
         let all = self.nomad.nodes(None).await?;
+        known_drivers(job, &all)?;
+        let Some(needed) = longest_kill_timeout(job) else { return Ok(vec![]) };
         let mut candidates: Vec<_> = all.into_iter().filter(|n| n.status == NodeStatus::Ready && may_run(job, n)).collect();
         let skipped = candidates.len().saturating_sub(ASKED);
         candidates.truncate(ASKED);
@@ -83,6 +85,31 @@ impl Nodes {
         let scheme = if node.tls { "https" } else { "http" };
         self.nomad.agent_max_kill_timeout(&format!("{scheme}://{}", node.http_addr)).await.ok()?
     }
+}
+
+/// Why a job cannot be submitted as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    #[error("the nodes could not be listed")]
+    Nomad(#[from] Error),
+    #[error("group \"{group}\" / task \"{task}\": no node knows the driver \"{driver}\"; the nodes know {known}")]
+    Driver { group: String, task: String, driver: String, known: String },
+}
+
+fn known_drivers(job: &Value, nodes: &[NodeStub]) -> Result<(), Unfit> {
+    let known: BTreeSet<&str> = nodes.iter().flat_map(|n| &n.known_drivers).map(String::as_str).collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    for group in job["TaskGroups"].as_array().into_iter().flatten() {
+        for task in group["Tasks"].as_array().into_iter().flatten() {
+            let Some(driver) = task["Driver"].as_str().filter(|d| !d.is_empty() && !known.contains(d)) else { continue };
+            let name = |v: &Value| v["Name"].as_str().unwrap_or_default().to_owned();
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Unfit::Driver { group: name(group), task: name(task), driver: driver.into(), known });
+        }
+    }
+    Ok(())
 }
 
 fn longest_kill_timeout(job: &Value) -> Option<Duration> {

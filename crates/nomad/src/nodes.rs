@@ -30,6 +30,8 @@ pub struct NodeStub {
     pub draining: bool,
     /// Drivers that were found and are healthy.
     pub drivers: Vec<String>,
+    /// Every driver that its agent knows, found or not.
+    pub known_drivers: Vec<String>,
     pub modify_index: u64,
 }
 
@@ -90,7 +92,8 @@ impl From<NodeWire> for Node {
             _ => NodeStatus::Other(w.status),
         };
         let usable = |d: &Option<DriverWire>| d.as_ref().is_some_and(|d| d.detected && d.healthy);
-        let drivers = w.drivers.unwrap_or_default().into_iter().filter(|(_, d)| usable(d)).map(|(name, _)| name).collect();
+        let known = w.drivers.unwrap_or_default();
+        let drivers = known.iter().filter(|(_, d)| usable(d)).map(|(name, _)| name.clone()).collect();
         Self {
             stub: NodeStub {
                 id: w.id.into(),
@@ -101,6 +104,7 @@ impl From<NodeWire> for Node {
                 eligible: w.scheduling_eligibility != "ineligible",
                 draining: w.drain,
                 drivers,
+                known_drivers: known.into_keys().collect(),
                 modify_index: w.modify_index,
             },
             http_addr: w.http_addr,

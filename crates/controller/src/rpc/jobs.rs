@@ -51,7 +51,7 @@ impl Rpc {
                 submission = transform(job, &policy, first, &namespace)?;
             }
         }
-        submission.warnings.extend(self.nodes.warnings(&submission.job).await?);
+        submission.warnings.extend(self.nodes.check(&submission.job).await?);
         Ok(Prepared { id, submission, base_index })
     }
 

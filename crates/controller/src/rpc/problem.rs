@@ -7,6 +7,7 @@ use curfew_core::submit::SubmitError;
 use curfew_store::StoreError;
 
 use crate::error::chain;
+use crate::nodes::Unfit;
 
 #[derive(Debug)]
 pub struct Refusal {
@@ -23,6 +24,10 @@ impl Refusal {
     /// A body that is too large, of another type, not JSON or not of the request's shape.
     pub fn unreadable(status: StatusCode, detail: String) -> Self {
         Self { status, ..Self::bad_request(detail) }
+    }
+    pub fn bad_specification(detail: String) -> Self {
+        let title = "The specification cannot be used";
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, slug: "bad-specification", title, detail }
     }
     pub fn no_such_job(detail: String) -> Self {
         Self { status: StatusCode::NOT_FOUND, slug: "no-such-job", title: "No such job", detail }
@@ -75,14 +80,18 @@ impl From<StoreError> for Refusal {
     }
 }
 
+impl From<Unfit> for Refusal {
+    fn from(e: Unfit) -> Self {
+        match e {
+            Unfit::Nomad(e) => e.into(),
+            Unfit::Driver { .. } => Self::bad_specification(chain(&e)),
+        }
+    }
+}
+
 impl From<SubmitError> for Refusal {
     fn from(e: SubmitError) -> Self {
-        Self {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
-            slug: "bad-specification",
-            title: "The specification cannot be used",
-            detail: chain(&e),
-        }
+        Self::bad_specification(chain(&e))
     }
 }
 

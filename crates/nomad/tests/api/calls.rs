@@ -311,6 +311,7 @@ async fn evaluations_nodes_validation_and_leader() {
     let nodes = n.nodes(Some("Datacenter == \"dc1\"")).await.unwrap();
     assert_eq!((nodes[0].status.clone(), nodes[0].eligible, nodes[0].draining), (NodeStatus::Down, false, true));
     assert_eq!(nodes[0].drivers, ["raw_exec"]);
+    assert_eq!(nodes[0].known_drivers, ["odd", "qemu", "raw_exec"]);
     assert_eq!(log.lines(), ["GET /v1/nodes?filter=Datacenter%20%3D%3D%20%22dc1%22"]);
 
     let (n, _) =

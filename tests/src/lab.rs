@@ -224,7 +224,7 @@ impl Lab {
                 Some("dead") => continue,
                 other => return Err(format!("task {name} is {other:?}: {}", short(std::slice::from_ref(alloc)))),
             }
-            let found = process::of_task(id, name);
+            let found = process::of_task(job, id, name);
             if !found.first().is_some_and(|p| p.minds_sigterm()) {
                 return Err(format!("task {name} has no process that heeds SIGTERM yet: {found:?}"));
             }

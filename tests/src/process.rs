@@ -81,9 +81,10 @@ pub fn with_environment(variables: &[String]) -> Vec<Proc> {
     found
 }
 
-/// The processes of one task of an allocation: what the driver started first, then its children.
-pub fn of_task(alloc: &str, task: &str) -> Vec<Proc> {
-    with_environment(&[format!("NOMAD_ALLOC_ID={alloc}"), format!("NOMAD_TASK_NAME={task}")])
+/// The processes of one task of an allocation: what the driver started first, then its children. Two embedded clusters may
+/// give the same allocation ids, so the job counts too.
+pub fn of_task(job: &str, alloc: &str, task: &str) -> Vec<Proc> {
+    with_environment(&[format!("NOMAD_JOB_ID={job}"), format!("NOMAD_ALLOC_ID={alloc}"), format!("NOMAD_TASK_NAME={task}")])
 }
 
 /// Ends, by their ids, all processes with `mark` (`NAME=value`) in their environment, until none is left.
@@ -103,10 +104,8 @@ pub fn end_marked(mark: &str) {
 pub fn end_below(dir: &std::path::Path) {
     let prefix = format!("NOMAD_ALLOC_DIR={}/", dir.display());
     for _ in 0..200 {
-        let left: Vec<Proc> = pids()
-            .filter(|pid| environ(*pid).iter().any(|e| e.starts_with(prefix.as_bytes())))
-            .filter_map(Proc::of)
-            .collect();
+        let left: Vec<Proc> =
+            pids().filter(|pid| environ(*pid).iter().any(|e| e.starts_with(prefix.as_bytes()))).filter_map(Proc::of).collect();
         if left.is_empty() {
             return;
         }

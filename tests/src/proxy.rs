@@ -119,11 +119,8 @@ async fn pass_on(State(recorder): State<Arc<Recorder>>, request: Request) -> Res
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
     let Ok(body) = axum::body::to_bytes(body, 64 << 20).await else { return StatusCode::BAD_REQUEST.into_response() };
-    let seen = Seen {
-        method: parts.method.to_string(),
-        path: path.clone(),
-        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
-    };
+    let seen =
+        Seen { method: parts.method.to_string(), path: path.clone(), body: serde_json::from_slice(&body).unwrap_or(Value::Null) };
     recorder.seen.lock().unwrap().push(seen);
     let refuse = recorder.refuse.lock().unwrap().clone();
     if let Some(r) = refuse.filter(|r| parts.method == r.method && path.contains(r.path)) {

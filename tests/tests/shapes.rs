@@ -86,7 +86,7 @@ pub async fn a_poststop_task_runs_to_its_end(given: Given) {
     assert_killed(task_of(&op, None, "t"), s(1), death);
     let after = task_of(&op, None, "after");
     assert_eq!((after.exit_code, after.signalled_at), (Some(0), None), "{op:?}");
-    assert!(after.ended_at.unwrap() >= death + s(4), "{op:?}");
+    assert!(after.ended_at.unwrap() >= task_of(&op, None, "t").kill_at.unwrap() + s(4), "{op:?}");
     assert!(op.finished_at.unwrap() >= after.ended_at.unwrap(), "{op:?}");
 }
 
@@ -98,7 +98,7 @@ pub async fn a_poststop_task_that_hangs_has_its_own_clock(given: Given) {
     let alloc = running.alloc.clone();
     let dies = async {
         let proc = eventually(PATIENCE, "the poststop task", async || {
-            process::of_task(&alloc, "after").first().copied().ok_or_else(|| "not started".to_owned())
+            process::of_task(&id, &alloc, "after").first().copied().ok_or_else(|| "not started".to_owned())
         })
         .await;
         proc.death(PATIENCE, "the poststop task").await

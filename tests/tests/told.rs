@@ -64,7 +64,8 @@ pub async fn a_sibling_fails(given: Given) {
     let neighbour = Neighbour::of(&lab).await;
     let id = unique("sibling-fails");
     // Nomad goes on: it replaces what failed.
-    let again = json!({ "ReschedulePolicy": { "Unlimited": true, "Delay": nanos(Duration::from_secs(5)), "DelayFunction": "constant" } });
+    let again =
+        json!({ "ReschedulePolicy": { "Unlimited": true, "Delay": nanos(Duration::from_secs(5)), "DelayFunction": "constant" } });
     let job = group(service(&id, vec![impolite("bad"), polite("fails")]), again);
     let running = lab.start(&job).await;
     let told = now();
@@ -201,7 +202,10 @@ pub async fn replaced_by_a_new_version(given: Given) {
     let id = unique("replaced");
     let job = service(&id, vec![impolite("bad")]);
     let running = lab.start(&job).await;
-    let next = with(job, json!({ "TaskGroups": [with(service(&id, vec![with(impolite("bad"), json!({ "Env": { "V": "2" } }))])["TaskGroups"][0].take(), json!({}))] }));
+    let next = with(
+        job,
+        json!({ "TaskGroups": [with(service(&id, vec![with(impolite("bad"), json!({ "Env": { "V": "2" } }))])["TaskGroups"][0].take(), json!({}))] }),
+    );
     lab.submit(&next).await;
     let told = event(&lab, &running.alloc, "bad", "Killing").await;
     dies_by_its_clock(running.task("bad"), told, "the old version").await;

@@ -38,7 +38,9 @@ impl Dispatcher {
         let mut buffer = Vec::new();
         let mut next = self.tools.clock.now();
         loop {
-            let wait = next.since(self.tools.clock.now()).min(LOOK);
+            // A row that another process wrote is found by looking.
+            next = next.min(self.tools.clock.now() + LOOK);
+            let wait = next.since(self.tools.clock.now());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -47,6 +49,8 @@ impl Dispatcher {
                     while let Ok(id) = ended.try_recv() {
                         running.remove(&id);
                     }
+                    // Its row has a new instant, which was not known when the next one was asked for.
+                    next = self.tools.clock.now();
                 }
                 n = self.nudges.recv_many(&mut buffer, 1024) => {
                     if n == 0 {
@@ -58,7 +62,7 @@ impl Dispatcher {
             }
             let free = slots.available_permits();
             if free == 0 {
-                // An ended step wakes the loop.
+                // A step that ends wakes the loop.
                 next = self.tools.clock.now() + LOOK;
                 continue;
             }

@@ -3,6 +3,7 @@
 //! It takes its Nomad, its store and its clock as arguments, so that several of them can run in one process.
 
 mod clock;
+mod deployments;
 mod dispatch;
 pub mod error;
 mod keeper;

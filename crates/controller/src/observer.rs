@@ -73,6 +73,8 @@ impl Observer {
             Ok(index) => index,
             Err(e) => return e,
         };
+        // What was read of jobs before this index may be older than it, and the stream does not tell it again.
+        self.keeper.gap().await;
         let mut stream = match self.nomad.events(Some(index)).await {
             Ok(s) => s,
             Err(e) => return Lost::Stream(e),

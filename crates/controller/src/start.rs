@@ -16,6 +16,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::deployments::Deployments;
 use crate::dispatch::Dispatcher;
 use crate::error::chain;
 use crate::keeper::{self, Keeper};
@@ -140,6 +141,15 @@ pub async fn start(parts: Parts) -> Result<Controller, StartError> {
         sight,
     };
     let observer_task = tokio::spawn(observer.run(watching.clone()));
+    let deployments = Deployments {
+        nomad: nomad.clone(),
+        store: store.clone(),
+        keeper: keeper.clone(),
+        clock: clock.clone(),
+        interval: config.resync_interval,
+        actor: holder.clone(),
+    };
+    let deployments_task = tokio::spawn(deployments.run(watching.clone()));
 
     let tools = Tools {
         nomad: nomad.clone(),
@@ -196,6 +206,7 @@ pub async fn start(parts: Parts) -> Result<Controller, StartError> {
         }
         watching.cancel();
         let _ = observer_task.await;
+        let _ = deployments_task.await;
         keeping.cancel();
         let _ = keeper_task.await;
         if let Some(server) = server {

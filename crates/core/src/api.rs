@@ -42,6 +42,7 @@ pub struct Who {
 
 /// `POST /v1/jobs/{job}/stop`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StopRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Namespace>,
@@ -142,4 +143,19 @@ pub struct StatusView {
     pub nomad: String,
     pub clocks_armed: usize,
     pub operations_live: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelled_field_is_refused_and_not_taken_for_the_default() {
+        let stop = |json: &str| serde_json::from_str::<StopRequest>(json).map_err(|e| e.to_string());
+        assert!(stop(r#"{"stop_timout":"2s"}"#).unwrap_err().contains("stop_timout"));
+        let fine = stop(r#"{"stop_timeout":"2s","actor":"a","reason":"r"}"#).unwrap();
+        assert_eq!((fine.stop_timeout, fine.who.actor.as_deref()), (Some(Duration::from_secs(2)), Some("a")));
+        let submit = serde_json::from_str::<SubmitRequest>(r#"{"spec":{"hcl":""},"actr":"a"}"#).map_err(|e| e.to_string());
+        assert!(submit.unwrap_err().contains("actr"));
+    }
 }

@@ -26,6 +26,8 @@ pub enum Action {
     SigkillFailed,
     /// The clock ended without (another) SIGKILL: the task is gone or was not told to end after all.
     ClockEnded,
+    /// A deployment was failed because its author's progress deadline passed.
+    DeploymentFailed,
     Succeeded,
     Failed,
     Cancelled,
@@ -50,6 +52,7 @@ impl Action {
             Action::SigkillSent => "sigkill_sent",
             Action::SigkillFailed => "sigkill_failed",
             Action::ClockEnded => "clock_ended",
+            Action::DeploymentFailed => "deployment_failed",
             Action::Succeeded => "succeeded",
             Action::Failed => "failed",
             Action::Cancelled => "cancelled",

@@ -195,16 +195,21 @@ pub fn derive(alloc: &Allocation, cx: &Context<'_>) -> Derived {
         let key = ClockKey { alloc: alloc.id.clone(), task: name.clone(), incarnation };
         let memory = cx.memory.iter().find(|r| r.key == key);
         let subject = Subject { alloc, group, task, spec, running_since, memory, cx };
-        match subject.told(told_by_sibling.as_ref()) {
-            Told::No => {}
-            Told::Perhaps(at) => out.recheck_at = Some(out.recheck_at.map_or(at, |r| r.min(at))),
-            Told::Unreachable => out.unreachable.push(name.clone()),
-            Told::Yes { cause, start, basis } => {
-                let due = subject.due(cause, start);
-                let seen_at = memory.map_or(cx.now, |m| m.seen_at);
-                out.clocks.push(KillClock { key, cause, start, basis, seen_at, due });
+        let seen_at = memory.map_or(cx.now, |m| m.seen_at);
+        let mut earliest: Option<KillClock> = None;
+        for told in subject.told(told_by_sibling.as_ref()) {
+            match told {
+                Told::Perhaps(at) => out.recheck_at = Some(out.recheck_at.map_or(at, |r| r.min(at))),
+                Told::Unreachable => out.unreachable.push(name.clone()),
+                Told::Yes { cause, start, basis } => {
+                    let due = subject.due(cause, start);
+                    if earliest.as_ref().is_none_or(|e| due < e.due) {
+                        earliest = Some(KillClock { key: key.clone(), cause, start, basis, seen_at, due });
+                    }
+                }
             }
         }
+        out.clocks.extend(earliest);
     }
     out
 }
@@ -309,7 +314,6 @@ fn ended_for_good(task: &Task, spec: &TaskSpec, job_type: JobType) -> Option<End
 }
 
 enum Told {
-    No,
     Perhaps(Timestamp),
     Unreachable,
     Yes { cause: Cause, start: Timestamp, basis: Basis },
@@ -326,31 +330,33 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    fn told(&self, sibling: Option<&SiblingEnded>) -> Told {
+    /// Every way in which it was told; the earliest clock wins.
+    fn told(&self, sibling: Option<&SiblingEnded>) -> Vec<Told> {
+        let stopped = self.alloc.desired != Desired::Run;
         if self.spec.role == Role::Poststop {
             // One that runs after a natural end was told nothing.
-            return match self.alloc.desired {
-                Desired::Run => Told::No,
-                _ => self.by_event(Cause::Poststop, self.running_since, Duration::ZERO),
-            };
+            return if stopped { vec![self.by_event(Cause::Poststop, self.running_since, Duration::ZERO)] } else { vec![] };
         }
+        let mut told = Vec::new();
         let killing = self.first_since_start(EventKind::Killing);
-        if self.alloc.desired != Desired::Run {
-            return match killing.or_else(|| self.remembered(Cause::Stopped)) {
+        if stopped {
+            told.push(match killing.or_else(|| self.remembered(Cause::Stopped)) {
                 Some(at) => self.by_event(Cause::Stopped, at, self.waited_delay()),
                 None => self.stopped_without_event(),
-            };
-        }
-        if let Some(at) = killing.or_else(|| self.remembered(Cause::Killing)) {
-            return self.by_event(Cause::Killing, at, self.waited_delay());
+            });
+        } else if let Some(at) = killing.or_else(|| self.remembered(Cause::Killing)) {
+            told.push(self.by_event(Cause::Killing, at, self.waited_delay()));
         }
         if let Some(at) = self.first_since_start(EventKind::RestartSignaled).or_else(|| self.remembered(Cause::Restart)) {
-            return self.by_event(Cause::Restart, at, Duration::ZERO);
+            told.push(self.by_event(Cause::Restart, at, Duration::ZERO));
         }
         match sibling {
-            Some(s) if !s.only_sidecars || self.spec.role == Role::Sidecar => self.by_sibling(s.at),
-            _ => Told::No,
+            Some(s) if told.is_empty() && (!s.only_sidecars || self.spec.role == Role::Sidecar) => {
+                told.push(self.by_sibling(s.at))
+            }
+            _ => {}
         }
+        told
     }
 
     /// The first such event of this incarnation: a client that came back sends SIGTERM, and says so, a second time.

@@ -7,6 +7,7 @@ pub mod api;
 pub mod audit;
 pub mod clock;
 pub mod config;
+pub mod deployment;
 pub mod duration;
 mod ids;
 pub mod operation;

@@ -231,18 +231,74 @@ pub fn nominal_deadline(demands: &[Demand], own: Duration) -> Option<Timestamp> 
     demands.iter().map(|d| d.at + d.stop_timeout.unwrap_or(own)).min()
 }
 
-/// Adds a demand to those of a live stop. One that every other already outruns changes nothing but still wants its DELETE
-/// (the job may have been registered again), so it is kept; the list is bounded by folding equal ones.
+/// Adds a demand to those of a live stop. The newest always stays, last: it wants a DELETE, since the job may have been
+/// registered again. Of the others those go that another one outruns whenever SIGTERM comes.
 pub fn join(demands: &mut Vec<Demand>, new: Demand) {
+    demands.retain(|old| !new.outruns(old));
+    if !demands.iter().any(|old| old.outruns(&new)) {
+        // Those that are left are few; a bound all the same, and the last deadline is what it costs.
+        const KEEP: usize = 64;
+        if demands.len() >= KEEP
+            && let Some(i) = (0..demands.len()).max_by_key(|i| demands.get(*i).map(|d| d.stop_timeout.map(|t| d.at + t)))
+        {
+            demands.remove(i);
+        }
+        demands.push(new);
+        return;
+    }
+    // Outrun, but its DELETE is still to be sent: it stands last for that, and the next one takes its place.
+    if demands.last().is_some_and(|last| demands.iter().rev().skip(1).any(|d| d.outruns(last))) {
+        demands.pop();
+    }
     demands.push(new);
-    const KEEP: usize = 32;
-    if demands.len() > KEEP {
-        // The strictest is the one with the earliest nominal deadline; the newest is the one that wants a DELETE.
-        let strictest = demands.iter().copied().min_by_key(|d| d.at + d.stop_timeout.unwrap_or(Duration::from_secs(30)));
-        let newest = demands.last().copied();
-        let first = demands.first().copied();
-        let mut kept: Vec<Demand> = [first, strictest, newest].into_iter().flatten().collect();
-        kept.dedup();
-        *demands = kept;
+}
+
+impl Demand {
+    /// Whether this one's clock runs out no later than the other's, whenever SIGTERM comes.
+    fn outruns(&self, other: &Demand) -> bool {
+        match (self.stop_timeout, other.stop_timeout) {
+            (Some(a), Some(b)) => a <= b && self.at + a <= other.at + b && (!other.no_shutdown_delay || self.no_shutdown_delay),
+            (None, None) => self.at <= other.at && (!other.no_shutdown_delay || self.no_shutdown_delay),
+            // What the task's own timeout is, is not known here.
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demand(at: i64, timeout: Option<u64>) -> Demand {
+        Demand {
+            at: Timestamp::from_millis(at * 1000),
+            stop_timeout: timeout.map(Duration::from_secs),
+            no_shutdown_delay: false,
+            job_index: 0,
+        }
+    }
+
+    /// Whatever joins, the earliest clock is never lost, the newest demand stands last, and the list stays short.
+    #[test]
+    fn joining_keeps_the_earliest_clock_and_the_newest_demand() {
+        for own in [10, 200] {
+            let own = Duration::from_secs(own);
+            let mut all = vec![];
+            let mut folded: Vec<Demand> = vec![];
+            for i in 0..200i64 {
+                let timeout =
+                    [Some(30), None, Some(300), Some(u64::try_from(500 - i).unwrap()), Some(7)][usize::try_from(i % 5).unwrap()];
+                let new = demand(i, timeout);
+                all.push(new);
+                join(&mut folded, new);
+                assert_eq!(folded.last(), Some(&new));
+                for term in [0, i / 2, i, i + 50] {
+                    let term = Timestamp::from_millis(term * 1000);
+                    let due = |ds: &[Demand]| ds.iter().map(|d| d.at.max(term) + d.stop_timeout.unwrap_or(own)).min();
+                    assert_eq!(due(&folded), due(&all), "after {i}, SIGTERM at {term}");
+                }
+            }
+            assert!(folded.len() < 10, "{}", folded.len());
+        }
     }
 }

@@ -32,7 +32,7 @@ pub fn of_allocation(
             name: name.clone(),
             term_at,
             kill_at,
-            signalled_at: record.and_then(|r| r.signalled_at),
+            signalled_at: record.and_then(|r| r.signalled_at.or_else(|| sent_unseen(r, end.is_some_and(|e| e.signal == 9)))),
             ended_at: if task.lives() { None } else { ended_at(task) },
             exit_code: end.map(|e| e.exit_code),
             signal: end.map(|e| e.signal),
@@ -45,6 +45,11 @@ pub fn of_allocation(
         client_status: alloc.client_status,
         tasks: tasks.collect(),
     }
+}
+
+/// A SIGKILL whose answer was lost with the controller: it was about to be sent, and the task ended by one.
+fn sent_unseen(r: &ClockRecord, killed: bool) -> Option<Timestamp> {
+    r.last_attempt_at.filter(|_| killed).map(|at| at.max(r.due))
 }
 
 fn ended_at(task: &Task) -> Option<Timestamp> {

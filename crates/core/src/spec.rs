@@ -62,6 +62,8 @@ pub struct RestartPolicy {
 pub struct GroupSpec {
     pub tasks: BTreeMap<TaskName, TaskSpec>,
     pub shutdown_delay: Duration,
+    /// The author's, kept in meta when Nomad's was raised.
+    pub progress_deadline: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +111,8 @@ fn group(g: &Value, job_type: JobType) -> GroupSpec {
     let attempts = if matches!(job_type, JobType::Batch | JobType::SysBatch) { 3 } else { 2 };
     let of_group = restart(&g["RestartPolicy"], RestartPolicy { attempts, fail: true });
     let tasks = g["Tasks"].as_array().into_iter().flatten().map(|t| task(t, of_group)).map(|t| (t.name.clone(), t)).collect();
-    GroupSpec { tasks, shutdown_delay: ns(&g["ShutdownDelay"]) }
+    let progress_deadline = g["Meta"][META_PROGRESS_DEADLINE].as_str().and_then(|s| duration::parse(s).ok());
+    GroupSpec { tasks, shutdown_delay: ns(&g["ShutdownDelay"]), progress_deadline }
 }
 
 fn restart(policy: &Value, default: RestartPolicy) -> RestartPolicy {

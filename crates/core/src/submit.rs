@@ -226,8 +226,8 @@ impl Notes<'_> {
         }
         if task.get("KillTimeout").and_then(Value::as_u64) != Some(nanos(target)) {
             task.insert("KillTimeout".into(), nanos(target).into());
-            let from =
-                written.map_or_else(|| format!("{} ({} by default)", not_set(), duration::format(NOMAD_KILL_TIMEOUT)), duration::format);
+            let from = written
+                .map_or_else(|| format!("{} ({} by default)", not_set(), duration::format(NOMAD_KILL_TIMEOUT)), duration::format);
             let grace = match own {
                 Some(own) => format!("its stop timeout is {}", duration::format(own)),
                 None => format!(

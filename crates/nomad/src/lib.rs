@@ -12,6 +12,7 @@ mod agent;
 mod allocations;
 mod client;
 mod config;
+mod deployments;
 mod error;
 mod evaluations;
 mod events;

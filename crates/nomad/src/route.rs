@@ -59,6 +59,9 @@ routes! {
     Allocation: "GET" "/v1/allocation/:alloc" needs "namespace capability read-job";
     Signal: "PUT" "/v1/client/allocation/:alloc/signal" needs "namespace capability alloc-lifecycle";
     Evaluation: "GET" "/v1/evaluation/:eval" needs "namespace capability read-job";
+    Deployments: "GET" "/v1/deployments" needs "namespace capability read-job";
+    Deployment: "GET" "/v1/deployment/:deployment" needs "namespace capability read-job";
+    FailDeployment: "PUT" "/v1/deployment/fail/:deployment" needs "namespace capability submit-job";
     Nodes: "GET" "/v1/nodes" needs "node policy read";
     Node: "GET" "/v1/node/:node" needs "node policy read";
     AgentSelf: "GET" "/v1/agent/self" needs "agent policy read";
@@ -68,7 +71,7 @@ routes! {
 
 impl Route {
     pub(crate) fn changes(self) -> bool {
-        matches!(self, Self::RegisterJob | Self::DeleteJob | Self::Signal)
+        matches!(self, Self::RegisterJob | Self::DeleteJob | Self::Signal | Self::FailDeployment)
     }
 
     /// The template with its `:names` replaced, in order, each escaped. `Err` names what is wrong with a segment.

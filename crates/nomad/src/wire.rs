@@ -197,7 +197,7 @@ fn event(wire: EventWire) -> TaskEvent {
 }
 
 /// RFC 3339; Go's zero time (`0001-01-01T00:00:00Z`) and the empty string are "never".
-fn instant(text: Option<&str>) -> Result<Option<Timestamp>, String> {
+pub(crate) fn instant(text: Option<&str>) -> Result<Option<Timestamp>, String> {
     match text {
         None | Some("") => Ok(None),
         Some(t) if t.starts_with("0001-01-01") => Ok(None),

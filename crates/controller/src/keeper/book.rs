@@ -52,6 +52,8 @@ pub enum Answer {
     Gone(String),
     /// The driver takes no signals; Nomad's own `kill_timeout` ends the task.
     Unsupported(String),
+    /// Not sent: its turn came so late that the read before it says nothing any more. Read again at once.
+    Stale,
     /// Anything else, to be tried again.
     Failed(String),
 }
@@ -158,15 +160,15 @@ impl Book {
             let id = r.key.alloc.clone();
             self.by_job.entry(r.job.clone()).or_default().insert(id.clone());
             let t = self.allocs.entry(id.clone()).or_default();
+            let mut wake = t.wake;
             if r.ended_at.is_none() {
-                let at = r.last_attempt_at.map_or(r.due, |l| r.due.max(l + retry_after(r.attempts))) - self.read_lead;
-                t.wake = Some(t.wake.map_or(at, |w| w.min(at)));
+                let at = r.last_attempt_at.map_or(r.due, |l| r.due.max(l + retry_after(r.attempts)));
+                let at = at - lead_of(self.read_lead, r.cause);
+                wake = Some(wake.map_or(at, |w| w.min(at)));
             }
+            t.shared = !r.cause.may_pass();
             t.records.push(r);
-            if let Some(at) = t.wake {
-                self.wakes.retain(|(w, i)| *i != id || *w == at);
-                self.wakes.insert((at, id));
-            }
+            self.set_wake(&id, wake);
         }
     }
 
@@ -282,6 +284,7 @@ impl Book {
         for (key, sent_at, answer) in answers {
             let Some(r) = t.records.iter_mut().find(|r| r.key == key) else { continue };
             let (action, error) = match &answer {
+                Answer::Stale => continue,
                 Answer::Sent => {
                     r.signalled_at.get_or_insert(sent_at);
                     (Action::SigkillSent, None)

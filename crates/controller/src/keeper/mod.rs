@@ -187,6 +187,9 @@ struct Actor {
     lanes: HashMap<NodeId, Arc<Semaphore>>,
 }
 
+/// A read older than this says nothing about a task that may live on in health.
+const STALE: Duration = Duration::from_millis(250);
+
 /// A quarter of the calls that may be under way at once.
 const SIGNALS_PER_NODE: usize = 16;
 
@@ -346,6 +349,7 @@ async fn kill_one(
     kill: KillClock,
 ) -> (ClockKey, Timestamp, Answer) {
     let key = kill.key().clone();
+    let read_at = clock.now();
     if kill.cause() == Cause::SiblingEnded
         && let Err(why) = node_is_heard_from(nomad, node).await
     {
@@ -361,6 +365,9 @@ async fn kill_one(
     // Closed never.
     let _turn = lane.acquire().await;
     let sent_at = clock.now();
+    if kill.cause().may_pass() && sent_at.since(read_at) > STALE {
+        return (key, sent_at, Answer::Stale);
+    }
     let answer = match nomad.sigkill(&order).await {
         Ok(SignalOutcome::Sent) => Answer::Sent,
         Ok(SignalOutcome::Unreachable(e)) => Answer::Unreachable(e),

@@ -1,5 +1,7 @@
 //! Submit, plan, stop.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -8,7 +10,7 @@ use curfew_core::api::{OperationView, PlanView, SpecText, StopRequest, SubmitReq
 use curfew_core::operation::{Demand, Request, nominal_deadline};
 use curfew_core::spec::{JobSpec, META_MANAGED, META_OPERATION};
 use curfew_core::submit::{Submission, SubmitPolicy, transform, unwrap_spec};
-use curfew_core::{JobKey, Namespace, OpId};
+use curfew_core::{JobKey, Namespace, OpId, duration};
 use curfew_store::{Created, NewOperation};
 use serde::Serialize;
 use serde_json::Value;
@@ -143,10 +145,19 @@ pub async fn stop(
         actor: actor(&request.who, peer),
         reason: request.who.reason,
         at: now,
-        warnings: vec![],
+        warnings: request.stop_timeout.and_then(|t| outrun(&spec, t)).into_iter().collect(),
         idempotency,
     })
     .await
+}
+
+/// Nomad's own clock runs as well: a stop timeout beyond it is not kept.
+fn outrun(spec: &JobSpec, stop_timeout: Duration) -> Option<String> {
+    let shortest = spec.groups.values().flat_map(|g| g.tasks.values()).map(|t| t.kill_timeout).min()?;
+    (stop_timeout > shortest).then(|| {
+        let (asked, nomads) = (duration::format(stop_timeout), duration::format(shortest));
+        format!("the stop timeout of {asked} is longer than the job's kill_timeout of {nomads}, after which Nomad itself sends SIGKILL")
+    })
 }
 
 /// The caller's key, with what it asked for: the same key for something else is refused.

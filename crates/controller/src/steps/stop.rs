@@ -112,8 +112,7 @@ impl Tools {
             match self.look_before_repeating(op, target, newest, demands.len()).await {
                 Ok(None) => {}
                 Ok(Some(done)) => return done,
-                Err(e) if e.is_transient() => return self.retry(op, chain(&e), false),
-                Err(e) => return self.failed(op, chain(&e)),
+                Err(e) => return self.retry(op, chain(&e), false),
             }
         }
         let no_shutdown_delay = unsent.iter().any(|d| d.no_shutdown_delay);
@@ -129,7 +128,7 @@ impl Tools {
                 self.deleted(op, target, progress, detail).await
             }
             Err(e) if e.outcome_unknown() => self.retry(op, chain(&e), true),
-            // A token can be mended, a leader found: the request was accepted and is not given up.
+            // A token can be mended, a leader found: what was accepted is not given up.
             Err(e) => self.retry(op, chain(&e), false),
         }
     }

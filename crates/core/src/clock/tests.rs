@@ -72,7 +72,7 @@ fn restarted_by(spec: &mut JobSpec, restart: RestartPolicy) {
 
 fn job(job_type: JobType, tasks: Vec<TaskSpec>) -> JobSpec {
     let tasks: BTreeMap<_, _> = tasks.into_iter().map(|t| (t.name.clone(), t)).collect();
-    let group = GroupSpec { tasks, shutdown_delay: Duration::ZERO };
+    let group = GroupSpec { tasks, shutdown_delay: Duration::ZERO, progress_deadline: None };
     JobSpec {
         managed: true,
         job_type,
@@ -254,6 +254,16 @@ fn max_run_duration_and_restarts_count_from_their_events() {
     let restart = running(vec![event(EventKind::RestartSignaled, 4 * S)]);
     let a = alloc(Desired::Run, ClientStatus::Running, vec![("t", restart)]);
     assert_eq!(clocks(&a, &one_task(), 5 * S), one(Cause::Restart, 4 * S, 6 * S));
+}
+
+#[test]
+fn of_several_causes_the_earliest_clock_wins() {
+    let restarted_then_stopped = vec![event(EventKind::RestartSignaled, 4 * S), event(EventKind::Killing, 5 * S)];
+    let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(restarted_then_stopped))]);
+    let demand = Demand { at: at(5 * S), stop_timeout: Some(secs(30)), no_shutdown_delay: false, job_index: 5 };
+    assert_eq!(told(&derive_at(&a, &one_task(), &[demand], &[], 5 * S)), one(Cause::Restart, 4 * S, 6 * S));
+    let shorter = Demand { stop_timeout: Some(Duration::from_millis(500)), ..demand };
+    assert_eq!(told(&derive_at(&a, &one_task(), &[shorter], &[], 5 * S)), one(Cause::Stopped, 5 * S, 5500));
 }
 
 #[test]

@@ -286,7 +286,7 @@ fn after_a_restart_a_clock_keeps_its_instant_and_still_needs_a_read() {
     let records = before.allocs[&id()].records.clone();
     let mut b = book();
     b.restore(records.clone());
-    assert_eq!(b.next_wake(), Some(records[0].due - Duration::from_millis(25)));
+    assert_eq!(b.next_wake(), Some(records[0].due - Duration::from_millis(250)));
     let due = records[0].due.as_micros() / 1000;
     assert_eq!(tick(&mut b, due), [Did::Read { full: true }]);
     assert!(fresh(&mut b, Shown::stopped(vec![]), due + 5).contains(&Did::Kill), "first seen a restart ago: not a new grace");

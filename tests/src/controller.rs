@@ -19,6 +19,7 @@ use crate::{free_port, wait};
 
 pub struct Controller {
     dir: TempDir,
+    database: Option<PathBuf>,
     nomad: String,
     env: Vec<(String, String)>,
     port: u16,
@@ -39,6 +40,7 @@ impl Controller {
         let port = free_port();
         Self {
             dir: TempDir::with_prefix("curfew-test-controller-").unwrap(),
+            database: None,
             nomad: nomad.into(),
             env: env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             port,
@@ -56,7 +58,13 @@ impl Controller {
     }
 
     pub fn database(&self) -> PathBuf {
-        self.dir.path().join("curfew.db")
+        self.database.clone().unwrap_or_else(|| self.dir.path().join("curfew.db"))
+    }
+
+    /// Its database elsewhere than in its own temporary folder.
+    pub fn with_database(mut self, path: &std::path::Path) -> Self {
+        self.database = Some(path.to_owned());
+        self
     }
 
     fn log_file(&self) -> PathBuf {

@@ -11,6 +11,7 @@ pub mod binary;
 pub mod cluster;
 pub mod command;
 pub mod controller;
+pub mod fake;
 pub mod jobs;
 pub mod lab;
 pub mod process;

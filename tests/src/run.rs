@@ -33,6 +33,10 @@ impl Given {
     pub async fn own(&self) -> crate::lab::Lab {
         self.labs.own(self.kind).await
     }
+
+    pub async fn own_with(&self, env: &[(&str, &str)]) -> crate::lab::Lab {
+        self.labs.own_with(self.kind, env).await
+    }
 }
 
 type Body = Box<dyn FnOnce(Given) -> Pin<Box<dyn Future<Output = ()>>> + Send>;

@@ -1,7 +1,10 @@
 //! Scenarios: each written once, run on the embedded cluster and, when `CURFEW_TEST_NOMAD` names a binary, on a real Nomad.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod cli;
 mod crash;
+mod database;
+mod lessons;
 mod nodes;
 mod shapes;
 mod spec;
@@ -32,6 +35,24 @@ fn main() {
         DEV: nodes::silent_events_cost_a_resync_and_no_kill;
         BOTH: spec::unknown_fields_reach_nomad_unchanged, spec::hcl_is_parsed_by_nomad_and_the_authors_timeout_is_kept,
             spec::the_same_spec_again_restarts_nothing, spec::the_jobspecs_of_the_repository;
+        BOTH: lessons::lesson_1_the_namespace_is_named_and_a_404_is_no_success,
+            lessons::lesson_2_the_signal_goes_to_the_client_by_task, lessons::lesson_4_the_clock_survives_two_restarts,
+            lessons::lesson_5_stopped_before_anything_runs,
+            lessons::lesson_6_a_submit_survives_a_crash_and_happens_once,
+            lessons::lesson_10_a_refused_sigkill_is_sent_again, lessons::lesson_14_repeated_events_kill_nobody,
+            lessons::lesson_14_an_ordinary_restart_is_left_alone,
+            lessons::lesson_22_a_failing_delete_is_told_and_repeated,
+            lessons::lesson_22_a_404_of_the_signal_is_not_the_end,
+            lessons::lesson_25_an_unmanaged_job_is_left_to_nomad,
+            lessons::lesson_25_an_unmanaged_job_stops_when_asked,
+            lessons::lesson_26_a_stop_waits_for_processes_not_for_a_status;
+        BOTH: cli::broken_hcl_names_file_line_and_column, cli::unknown_driver, cli::not_a_job;
+        DEV: cli::a_closed_standard_output, cli::a_second_controller_on_the_same_port,
+            cli::a_controller_that_is_ready_says_who_it_is;
+        NONE: cli::no_file_an_empty_file_a_folder, cli::a_duration_without_a_unit, cli::no_controller_or_something_else,
+            cli::nomad_is_not_there, cli::the_token_is_wrong, cli::the_configuration_is_wrong;
+        DEV: database::locked_by_another_controller, database::a_folder_a_missing_folder_another_file,
+            database::not_writable, database::disk_full, database::a_full_disk_at_the_start, database::a_newer_schema;
     ])
     .exit();
 }

@@ -99,6 +99,9 @@ pub struct Context<'a> {
     pub spec: &'a JobSpec,
     /// The demands of a live stop that covers this allocation; empty when there is none.
     pub demands: &'a [Demand],
+    /// How much later than asked for the stop reached Nomad (the controller was down, Nomad was). What was accepted is due by
+    /// its request, not by when Curfew got round to it.
+    pub late: Duration,
     pub graces: &'a Graces,
     /// What was written down about this allocation's tasks before.
     pub memory: &'a [ClockRecord],
@@ -416,7 +419,7 @@ impl Subject<'_> {
             return start + self.cx.graces.poststop_timeout;
         }
         let own = own_stop_timeout(self.cx.spec, self.spec, self.cx.graces);
-        let by_demand = |d: &Demand| d.at.max(start) + d.stop_timeout.unwrap_or(own);
+        let by_demand = |d: &Demand| (d.at.max(start - self.cx.late) + d.stop_timeout.unwrap_or(own)).max(start);
         match self.cx.demands.iter().map(by_demand).min() {
             // The job's own stop replaces the task's timeout: it may leave more time than the task asks for.
             Some(due) if cause == Cause::Stopped => due,

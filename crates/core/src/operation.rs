@@ -129,6 +129,9 @@ pub struct Progress {
     /// How many of the request's demands have had their DELETE (a demand that joins later wants another one).
     #[serde(default)]
     pub demands_sent: usize,
+    /// When Nomad took the first DELETE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<Timestamp>,
     /// The index at which Nomad took the (last) DELETE: allocations created before it are this stop's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delete_index: Option<u64>,
@@ -220,6 +223,14 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// How much later than asked for the first DELETE reached Nomad; what a healthy controller takes is none.
+    pub fn late(&self) -> Duration {
+        const HEALTHY: Duration = Duration::from_secs(1);
+        let asked = self.request.demands().iter().map(|d| d.at).min();
+        let late = self.progress.sent_at.zip(asked).map_or(Duration::ZERO, |(sent, asked)| sent.since(asked));
+        if late > HEALTHY { late } else { Duration::ZERO }
+    }
+
     pub fn kind(&self) -> Kind {
         self.request.kind()
     }

@@ -62,6 +62,8 @@ pub enum Answer {
 struct Stop {
     op: OpId,
     demands: Vec<Demand>,
+    /// See `Context::late`.
+    late: Duration,
     delete_index: Option<u64>,
     eval: Option<EvalId>,
     /// Nomad has told every allocation: the evaluation of the DELETE is complete.
@@ -365,7 +367,7 @@ impl Book {
         let key = op.request.target().clone();
         let demands = op.request.demands().to_vec();
         match self.stops.get_mut(&key) {
-            Some(s) if s.op == op.id => s.demands = demands,
+            Some(s) if s.op == op.id => (s.demands, s.late) = (demands, op.late()),
             _ => {
                 let delete_index = op.progress.delete_index;
                 // Found again after a restart: whatever happened in between was not seen.
@@ -374,7 +376,7 @@ impl Book {
                 if let Some(eval) = &eval {
                     self.evals.insert(eval.clone(), key.clone());
                 }
-                let stop = Stop { op: op.id, demands, delete_index, eval, eval_done: false, gap, ready: false };
+                let stop = Stop { op: op.id, demands, late: op.late(), delete_index, eval, eval_done: false, gap, ready: false };
                 self.stops.insert(key.clone(), stop);
             }
         }
@@ -524,8 +526,8 @@ impl Book {
             return;
         };
         let stop = self.stops.get(&key).filter(|s| s.covers(&spec));
-        let demands: &[Demand] = stop.map_or(&[], |s| &s.demands);
-        let derived = derive(alloc, &Context { spec: &spec, demands, graces: &self.graces, memory: &t.records, now });
+        let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
+        let derived = derive(alloc, &Context { spec: &spec, demands, late, graces: &self.graces, memory: &t.records, now });
         let op = stop.map(|s| s.op);
         note_clocks(&self.actor, alloc, &key, op, t.records.as_mut(), &derived, now, fx);
         if op.is_none() {
@@ -561,8 +563,8 @@ impl Book {
             return;
         }
         let stop = self.stops.get(&alloc.job_key()).filter(|s| s.covers(spec));
-        let demands: &[Demand] = stop.map_or(&[], |s| &s.demands);
-        let derived = derive(alloc, &Context { spec, demands, graces: &self.graces, memory: &t.records, now });
+        let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
+        let derived = derive(alloc, &Context { spec, demands, late, graces: &self.graces, memory: &t.records, now });
         let due: Vec<KillClock> = derived.clocks.into_iter().filter(|c| c.due() <= self.reach(c.cause(), now)).collect();
         let Some(t) = self.allocs.get_mut(id) else { return };
         let clocks: Vec<KillClock> = due.into_iter().filter(|c| !t.unsupported.contains(c.key())).collect();

@@ -121,6 +121,7 @@ impl Tools {
                 let detail = json!({ "index": d.job_modify_index, "eval": d.eval });
                 let progress = Progress {
                     demands_sent: demands.len(),
+                    sent_at: op.progress.sent_at.or(Some(self.clock.now())),
                     delete_index: Some(d.job_modify_index),
                     eval: d.eval,
                     unknown: false,
@@ -146,8 +147,13 @@ impl Tools {
         let stopped = job.as_ref().is_none_or(|j| j["Stop"] == true);
         if stopped {
             // Gone counts like stopped: what was created before now is this stop's.
-            let progress =
-                Progress { demands_sent: demands, delete_index: Some(index.unwrap_or(u64::MAX)), eval: None, unknown: false };
+            let progress = Progress {
+                demands_sent: demands,
+                sent_at: op.progress.sent_at,
+                delete_index: Some(index.unwrap_or(u64::MAX)),
+                eval: None,
+                unknown: false,
+            };
             let detail = json!({ "index": index, "found": if job.is_some() { "stopped already" } else { "gone already" } });
             return Ok(Some(self.deleted(op, target, progress, detail).await));
         }
@@ -163,6 +169,8 @@ impl Tools {
 
     async fn deleted(&self, op: &Operation, target: &JobKey, progress: Progress, detail: Value) -> Done {
         let index = progress.delete_index.unwrap_or(u64::MAX);
+        // How late the DELETE was counts for the clocks.
+        self.keeper.stop_opened(Operation { progress: progress.clone(), ..op.clone() }).await;
         self.keeper.stop_deleted(op.id, target.clone(), index, progress.eval.clone()).await;
         // Without an evaluation (periodic, parameterized, gone) there is nothing to wait for.
         let wait = if progress.eval.is_some() { EVAL_WAIT } else { Duration::ZERO };

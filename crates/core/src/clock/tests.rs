@@ -93,7 +93,7 @@ const fn secs_const(s: u64) -> Duration {
 }
 
 fn derive_at(a: &Allocation, spec: &JobSpec, demands: &[Demand], memory: &[ClockRecord], now: i64) -> Derived {
-    derive(a, &Context { spec, demands, graces: &GRACES, memory, now: at(now) })
+    derive(a, &Context { spec, demands, late: Duration::ZERO, graces: &GRACES, memory, now: at(now) })
 }
 /// (task, cause, start, due) of each clock.
 fn clocks(a: &Allocation, spec: &JobSpec, now: i64) -> Vec<(String, Cause, i64, i64)> {
@@ -203,6 +203,21 @@ fn demands_of_a_stop_the_earliest_wins() {
     assert_eq!(due(&[demand(9 * S, None)]), at(12 * S), "the task's own");
     assert_eq!(due(&[demand(9 * S, Some(30)), demand(15 * S, Some(3))]), at(18 * S), "the second counts from its own request");
     assert_eq!(due(&[demand(9 * S, Some(3)), demand(15 * S, Some(30))]), at(13 * S));
+}
+
+#[test]
+fn a_stop_that_reached_nomad_late_is_due_by_its_request() {
+    let (spec, killing) = (one_task(), running(vec![event(EventKind::Killing, 20 * S)]));
+    let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", killing)]);
+    let demand = |timeout| [Demand { at: at(10 * S), stop_timeout: Some(secs(timeout)), no_shutdown_delay: false, job_index: 5 }];
+    let due = |timeout, late| {
+        let demands = demand(timeout);
+        let cx = Context { spec: &spec, demands: &demands, late: secs(late), graces: &GRACES, memory: &[], now: at(21 * S) };
+        derive(&a, &cx).clocks[0].due()
+    };
+    assert_eq!(due(15, 0), at(35 * S));
+    assert_eq!(due(15, 10), at(25 * S));
+    assert_eq!(due(5, 10), at(20 * S), "at once, but not before its SIGTERM");
 }
 
 #[test]

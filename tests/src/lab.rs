@@ -310,6 +310,16 @@ pub fn assert_killed(task: &TaskOutcome, grace: Duration, death: Timestamp) {
     assert!(matches!((task.exit_code, task.signal), (Some(137), Some(9)) | (Some(-1), _)), "{task:?}");
 }
 
+/// A task whose SIGTERM came after the instant that was promised: SIGKILL follows at once, and not before the promise.
+#[track_caller]
+pub fn assert_late(task: &TaskOutcome, promised: Timestamp) {
+    let (Some(term), Some(kill), Some(sent)) = (task.term_at, task.kill_at, task.signalled_at) else {
+        panic!("not all instants are known: {task:?}")
+    };
+    assert!(kill >= promised && sent >= kill && kill.since(term) == Duration::ZERO, "promised {promised}: {task:?}");
+    assert!(matches!((task.exit_code, task.signal), (Some(137), Some(9)) | (Some(-1), _)), "{task:?}");
+}
+
 /// A task that ended by itself after SIGTERM.
 #[track_caller]
 pub fn assert_polite(task: &TaskOutcome) {

@@ -53,7 +53,7 @@ impl Neighbour {
         Self(id, proc)
     }
 
-    async fn is_well(self, lab: &Lab) {
+    async fn unharmed(self, lab: &Lab) {
         assert_eq!(lab.running(&self.0).await.task("t"), self.1, "the neighbour was touched");
         lab.discard(&self.0).await;
     }
@@ -74,7 +74,7 @@ pub async fn a_sibling_fails(given: Given) {
     ends_as(&lab, &running, "failed").await;
     let next = lab.running_besides(&id, &running.alloc).await;
     assert!(next.task("bad").lives());
-    neighbour.is_well(&lab).await;
+    neighbour.unharmed(&lab).await;
     lab.stop(&id, &["--stop-timeout", "1s"]).await.code(0);
 }
 
@@ -104,7 +104,7 @@ pub async fn the_leader_ends(given: Given) {
         if over { Ok(()) } else { Err(short(&[alloc])) }
     })
     .await;
-    neighbour.is_well(&lab).await;
+    neighbour.unharmed(&lab).await;
     lab.discard(&id).await;
 }
 
@@ -139,7 +139,7 @@ pub async fn max_run_duration(given: Given) {
     let death = proc.death(PATIENCE, "the task").await;
     let told = event(&lab, &running.alloc, "bad", "Killing").await;
     assert!(death >= told + OWN && death.since(told + OWN) <= LATE + REPORT, "told at {told}, dead at {death}");
-    neighbour.is_well(&lab).await;
+    neighbour.unharmed(&lab).await;
     lab.discard(&id).await;
 }
 
@@ -175,7 +175,7 @@ pub async fn restarted_through_the_api(given: Given) {
     // Nomad answers when the task is down.
     let (_, ()) = tokio::join!(lab.cluster.api.put(&restart, &body), dies_by_its_clock(proc, told, "the restarted task"));
     starts_again(&lab, &running, "bad", proc).await;
-    neighbour.is_well(&lab).await;
+    neighbour.unharmed(&lab).await;
     lab.stop(&id, &["--stop-timeout", "1s"]).await.code(0);
 }
 

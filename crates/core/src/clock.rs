@@ -205,7 +205,7 @@ pub fn derive(alloc: &Allocation, cx: &Context<'_>) -> Derived {
                 Told::Perhaps(at) => out.recheck_at = Some(out.recheck_at.map_or(at, |r| r.min(at))),
                 Told::Unreachable => out.unreachable.push(name.clone()),
                 Told::Yes { cause, start, basis } => {
-                    let due = subject.due(cause, start);
+                    let due = subject.due(cause, start, basis);
                     if earliest.as_ref().is_none_or(|e| due < e.due) {
                         earliest = Some(KillClock { key: key.clone(), cause, start, basis, seen_at, due });
                     }
@@ -391,10 +391,15 @@ impl Subject<'_> {
         if matches!(self.alloc.client_status, ClientStatus::Lost | ClientStatus::Unknown) {
             return Told::Unreachable;
         }
+        Told::Yes { cause: Cause::Stopped, start: self.seen_told(), basis: Basis::Seen }
+    }
+
+    /// Its SIGTERM as far as Curfew could tell without the event: when it was first seen wanted stopped, or last out of reach,
+    /// and the shutdown delays that may be under way.
+    fn seen_told(&self) -> Timestamp {
         let seen = self.memory.map_or(self.cx.now, |m| m.seen_at.max(m.unreachable_at.unwrap_or(m.seen_at)));
         let skipped = self.alloc.no_shutdown_delay || self.cx.demands.iter().any(|d| d.no_shutdown_delay);
-        let delay = if skipped { Duration::ZERO } else { self.group.shutdown_delay + self.spec.shutdown_delay };
-        Told::Yes { cause: Cause::Stopped, start: seen + delay, basis: Basis::Seen }
+        if skipped { seen } else { seen + self.group.shutdown_delay + self.spec.shutdown_delay }
     }
 
     fn by_sibling(&self, at: Timestamp) -> Told {
@@ -414,7 +419,23 @@ impl Subject<'_> {
         }
     }
 
-    fn due(&self, cause: Cause, start: Timestamp) -> Timestamp {
+    fn due(&self, cause: Cause, start: Timestamp, basis: Basis) -> Timestamp {
+        let due = self.start_and_grace(cause, start);
+        if cause != Cause::Stopped {
+            return due;
+        }
+        let settle = self.cx.graces.settle;
+        match basis {
+            // The SIGTERM follows what was seen, and its event follows that: with a short grace it is worth waiting for.
+            Basis::Seen => due.max(start + settle),
+            // Nomad tells the tasks of a group one after the other: a leader first, sidecars last. A stop is due as a whole, so what
+            // was told late has little more than the first had; unless it was late because its node was away.
+            Basis::Event if self.memory.is_some_and(|m| m.unreachable_at.is_some()) => due,
+            Basis::Event => due.min(self.start_and_grace(cause, self.seen_told()) + settle),
+        }
+    }
+
+    fn start_and_grace(&self, cause: Cause, start: Timestamp) -> Timestamp {
         if cause == Cause::Poststop {
             return start + self.cx.graces.poststop_timeout;
         }

@@ -67,10 +67,14 @@ impl Rpc {
             Request::Stop { target, .. } if !op.state.is_finished() => self.keeper.report(op.id, target.clone()).await,
             _ => None,
         };
+        // What the last step failed with is what it waits for, whatever else could be said.
+        let failing = op.attempts > 0;
         let mut view = OperationView::from(op);
         if let Some(report) = live {
             view.deadline = report.deadline.or(view.deadline);
-            view.waiting_for = report.waiting_for.or(view.waiting_for);
+            if !failing {
+                view.waiting_for = report.waiting_for.or(view.waiting_for);
+            }
             view.outcome = Some(outcome::total(report.allocations));
         }
         view

@@ -154,6 +154,30 @@ fn stopped_counts_from_the_killing_event_and_moves_there_from_what_was_seen() {
 }
 
 #[test]
+fn with_a_grace_shorter_than_a_clients_report_the_event_is_waited_for() {
+    let spec = one_task();
+    let silent = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![]))]);
+    let short = [Demand { at: at(9 * S), stop_timeout: Some(secs(1)), no_shutdown_delay: false, job_index: 5 }];
+    let first = derive_at(&silent, &spec, &short, &[], 10 * S);
+    assert_eq!(told(&first), one(Cause::Stopped, 10 * S, 11_500));
+    let memory = [record(&first.clocks[0])];
+    let shown = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![event(EventKind::Killing, 10_050)]))]);
+    assert_eq!(told(&derive_at(&shown, &spec, &short, &memory, 11 * S)), one(Cause::Stopped, 10_050, 11_050));
+}
+
+#[test]
+fn what_is_told_last_has_little_more_than_what_was_told_first() {
+    let spec = one_task();
+    let silent = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![]))]);
+    let mut memory = [record(&derive_at(&silent, &spec, &[], &[], 10 * S).clocks[0])];
+    // Its leader took 1.9 of its 2 seconds.
+    let after = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![event(EventKind::Killing, 11_900)]))]);
+    assert_eq!(told(&derive_at(&after, &spec, &[], &memory, 12 * S)), one(Cause::Stopped, 11_900, 13_500));
+    memory[0].unreachable_at = Some(at(11 * S));
+    assert_eq!(told(&derive_at(&after, &spec, &[], &memory, 12 * S)), one(Cause::Stopped, 11_900, 13_900));
+}
+
+#[test]
 fn nothing_gives_an_order_before_its_instant() {
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![event(EventKind::Killing, 10 * S)]))]);
     let d = derive_at(&a, &one_task(), &[], &[], 10 * S);

@@ -31,10 +31,12 @@ pub struct Usage(pub String);
 
 /// The exit code of an error.
 pub fn of(e: &anyhow::Error) -> Exit {
-    let usage = e.chain().any(|c| {
-        c.is::<Usage>()
-            || c.is::<curfew_core::config::BadConfig>()
-            || matches!(c.downcast_ref(), Some(curfew_client::Error::BadAddress { .. }))
-    });
+    // anyhow's own downcast sees what was added as a context.
+    let usage = e.downcast_ref::<Usage>().is_some()
+        || e.chain().any(|c| {
+            c.is::<Usage>()
+                || c.is::<curfew_core::config::BadConfig>()
+                || matches!(c.downcast_ref(), Some(curfew_client::Error::BadAddress { .. }))
+        });
     if usage { Exit::Usage } else { Exit::Failed }
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
 use curfew_controller::{Controller, Ending, Parts, SystemClock, hostname};
 use curfew_core::config::Config;
 use curfew_nomad::{Nomad, NomadConfig};
@@ -40,14 +39,24 @@ pub fn nomad(config: &Config, env: impl Fn(&str) -> Option<String>) -> anyhow::R
 }
 
 pub async fn start(config: Config, nomad: Nomad) -> anyhow::Result<Controller> {
-    let listener = TcpListener::bind(&config.listen).await.with_context(|| {
-        format!("cannot listen on {}; is another controller running there? --listen names another address", config.listen)
-    })?;
+    let listener = TcpListener::bind(&config.listen).await.map_err(|e| cannot_listen(&config.listen, &e))?;
     look(&nomad).await?;
     let store = store(&config.database)?;
     let holder = format!("{}:{}", hostname(), std::process::id());
     let parts = Parts { nomad, store, clock: Arc::new(SystemClock), config, holder, listener: Some(listener) };
     Ok(curfew_controller::start(parts).await?)
+}
+
+fn cannot_listen(listen: &str, e: &std::io::Error) -> anyhow::Error {
+    match e.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!("cannot listen on {listen}: is another controller running there? --listen names another address: {e}")
+        }
+        std::io::ErrorKind::InvalidInput => {
+            Usage(format!("cannot listen on \"{listen}\": {e}; write --listen HOST:PORT, as in 127.0.0.1:4690")).into()
+        }
+        _ => anyhow::anyhow!("cannot listen on {listen}; --listen names another address: {e}"),
+    }
 }
 
 fn store(url: &str) -> anyhow::Result<Arc<dyn Store>> {

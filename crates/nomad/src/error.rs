@@ -36,7 +36,7 @@ pub enum Error {
     #[error("{asked} was cut off{}", said(detail))]
     Interrupted { asked: Box<Asked>, status: Option<u16>, detail: String, source: Option<BoxError> },
     /// Something answered that does not speak Nomad's API.
-    #[error("{} answered {asked} with status {status}, but not as a Nomad does: {sentence}", asked.address)]
+    #[error("NOMAD_ADDR {} answered {asked} with status {status}, but not as a Nomad does: {sentence}", asked.address)]
     NotNomad { asked: Box<Asked>, status: u16, sentence: String },
     /// 403.
     #[error("Nomad refused {asked}: {body}. {token}; the call needs: {capability}")]

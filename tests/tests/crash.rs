@@ -211,6 +211,7 @@ pub async fn a_lost_database_loses_no_clock(given: Given) {
     let proc = lab.start(&job).await.task("t");
     let healthy = lab.start(&service(&polite, vec![task("t", POLITE)])).await.task("t");
     let op = lab.stop_detached(&id, &["--stop-timeout", "4s"]).await;
+    deleted(&lab, &id).await;
     lab.own().kill().await;
     for suffix in ["", "-wal", "-shm", "-lock"] {
         // Not each of them is there.

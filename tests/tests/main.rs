@@ -19,7 +19,7 @@ fn main() {
             stop::detach_prints_the_id_and_watch_follows_it, stop::a_second_stop_joins_and_the_earlier_deadline_wins,
             stop::unknown_job, stop::stopped_already, stop::every_allocation_of_every_group;
         BOTH: shapes::shutdown_delay, shapes::no_shutdown_delay_skips_it, shapes::shutdown_delay_of_a_group,
-            shapes::two_tasks_of_which_one_is_polite, shapes::a_poststop_task_runs_to_its_end,
+            shapes::two_tasks_of_which_one_is_polite, shapes::lesson_27_a_poststop_task_runs_to_its_end,
             shapes::a_poststop_task_that_hangs_has_its_own_clock, shapes::a_process_tree, shapes::a_dispatched_child,
             shapes::an_id_with_a_dot_and_unicode, shapes::an_id_with_a_space_is_refused_in_nomads_words;
         BOTH: told::a_sibling_fails, told::a_sibling_fails_in_a_batch, told::the_leader_ends,
@@ -32,7 +32,7 @@ fn main() {
         BOTH: nodes::unreachable_at_the_clock, nodes::max_kill_timeout_of_30s_warns_by_name,
             nodes::a_raised_max_kill_timeout_does_not_warn, nodes::the_server_restarts_in_the_middle_of_a_stop,
             nodes::cut_off_right_after_the_request, nodes::event_streams_that_break;
-        DEV: nodes::silent_events_cost_a_resync_and_no_kill;
+        DEV: nodes::lesson_24_silent_events_cost_a_resync_and_no_kill;
         BOTH: spec::unknown_fields_reach_nomad_unchanged, spec::hcl_is_parsed_by_nomad_and_the_authors_timeout_is_kept,
             spec::the_same_spec_again_restarts_nothing, spec::the_jobspecs_of_the_repository;
         BOTH: lessons::lesson_1_the_namespace_is_named_and_a_404_is_no_success,

@@ -131,11 +131,11 @@ pub async fn cut_off_right_after_the_request(given: Given) {
     lab.proxy().refuse(Some(Refuse { method: "DELETE", path: "/v1/job/", status: 500, body: "not now" }));
     let op = lab.stop_detached(&id, &["--stop-timeout", "2s"]).await;
     lab.proxy().cut(true);
-    lab.proxy().refuse(None);
     clock_passes(op.requested_at + s(4), "four seconds without Nomad").await;
     assert!(proc.lives());
     let away = lab.curfew.operation(op.id).await;
     assert!(!away.state.is_finished() && away.waiting_for.is_some(), "{away:?}");
+    lab.proxy().refuse(None);
     lab.proxy().cut(false);
     let back = now();
     let death = proc.death(PATIENCE, "the task").await;
@@ -147,7 +147,7 @@ pub async fn cut_off_right_after_the_request(given: Given) {
 }
 
 /// The event stream stays open and says nothing: the next list finds who was told to end.
-pub async fn silent_events_cost_a_resync_and_no_kill(given: Given) {
+pub async fn lesson_24_silent_events_cost_a_resync_and_no_kill(given: Given) {
     let lab = given.own().await;
     let id = unique("silent");
     let own = s(2);
@@ -162,9 +162,10 @@ pub async fn silent_events_cost_a_resync_and_no_kill(given: Given) {
     assert!(death.since(told) < s(5) + own + LATE, "{:?} after its DELETE", death.since(told));
     // A stop through Curfew does not even wait for the list.
     lab.submit(&job).await;
-    let proc = lab.running(&id).await.task("t");
+    let again = lab.running(&id).await;
+    let proc = again.task("t");
     let (ran, death) = tokio::join!(lab.stop(&id, &["--stop-timeout", "2s"]), proc.death(PATIENCE, "the task"));
-    assert_killed(task_of(&ran.code(0).operation(), None, "t"), own, death);
+    assert_killed(task_of(&ran.code(0).operation(), Some(&again.alloc), "t"), own, death);
     lab.cluster.api.put("/dev/v1/events/deliver", &Value::Null).await;
 }
 

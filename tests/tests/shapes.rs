@@ -77,7 +77,7 @@ fn poststop(id: &str, script: &str) -> Value {
 }
 
 /// It has a clock of its own and runs to its end, longer than the stop timeout.
-pub async fn a_poststop_task_runs_to_its_end(given: Given) {
+pub async fn lesson_27_a_poststop_task_runs_to_its_end(given: Given) {
     let lab = given.shared().await;
     let id = unique("poststop");
     let running = lab.start(&poststop(&id, "sleep 4; exit 0")).await;

@@ -6,6 +6,7 @@ mod crash;
 mod database;
 mod lessons;
 mod nodes;
+mod nomad_api;
 mod shapes;
 mod spec;
 mod stop;
@@ -46,6 +47,8 @@ fn main() {
             lessons::lesson_25_an_unmanaged_job_is_left_to_nomad,
             lessons::lesson_25_an_unmanaged_job_stops_when_asked,
             lessons::lesson_26_a_stop_waits_for_processes_not_for_a_status;
+        BOTH: nomad_api::agents_nodes_and_leader, nomad_api::parse_and_refusals_in_nomads_words,
+            nomad_api::filters_find_odd_ids_and_nothing_else;
         BOTH: cli::broken_hcl_names_file_line_and_column, cli::unknown_driver, cli::not_a_job;
         DEV: cli::a_closed_standard_output, cli::a_second_controller_on_the_same_port,
             cli::a_controller_that_is_ready_says_who_it_is;

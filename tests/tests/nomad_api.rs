@@ -1,39 +1,26 @@
-//! Against a real Nomad at NOMAD_ADDR, with `raw_exec` and a raised `max_kill_timeout`:
-//! `NOMAD_ADDR=… cargo test -p curfew-nomad --test real_nomad -- --ignored`
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
-
-use std::future::Future;
-use std::time::{Duration, SystemTime};
+//! What `curfew-nomad` says and hears, without a controller in between.
 
 use curfew_core::clock::{Context, Graces, KillOrder, derive};
 use curfew_core::config::Config;
 use curfew_core::operation::Demand;
 use curfew_core::spec::JobSpec;
 use curfew_core::submit::{SubmitPolicy, transform};
-use curfew_core::{AllocId, Allocation, Desired, JobKey, Namespace, OpId, TaskState, Timestamp};
+use curfew_core::{AllocId, Allocation, Desired, JobKey, Namespace, OpId, TaskState};
 use curfew_nomad::{Error, Event, EventFrame, Filter, Nomad, NomadConfig, SignalOutcome};
+use curfew_tests::cluster::{Cluster, Shape};
+use curfew_tests::lab::PATIENCE;
+use curfew_tests::now;
+use curfew_tests::run::Given;
+use curfew_tests::wait::eventually;
 use serde_json::{Value, json};
+use std::time::Duration;
 
-fn nomad() -> Nomad {
-    Nomad::new(NomadConfig::from_env(|name| std::env::var(name).ok()).unwrap()).unwrap()
-}
-
-fn now() -> Timestamp {
-    #[expect(clippy::disallowed_methods, reason = "a test against a Nomad in real time")]
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    Timestamp::from_micros(since.as_micros() as i64)
-}
-
-/// Asks until the answer is there; fails with the last state.
-async fn until<T, F: Future<Output = Result<T, String>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    loop {
-        match ask().await {
-            Ok(t) => return t,
-            Err(state) if tokio::time::Instant::now() > deadline => panic!("{what}: {state}"),
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
+/// A cluster without a controller: nobody else signals.
+async fn alone(given: &Given) -> (Cluster, Nomad) {
+    let cluster = Cluster::start(given.kind, &Shape { nodes: 1, ..Shape::default() }).await;
+    let addr = cluster.addr().to_owned();
+    let config = NomadConfig::from_env(|name| (name == "NOMAD_ADDR").then(|| addr.clone())).unwrap();
+    (cluster, Nomad::new(config).unwrap())
 }
 
 fn impolite(id: &str) -> Value {
@@ -55,7 +42,7 @@ async fn submit(nomad: &Nomad, job: Value) -> JobKey {
 }
 
 async fn running(nomad: &Nomad, key: &JobKey) -> Allocation {
-    until("running", async || {
+    eventually(PATIENCE, "running", async || {
         let (allocs, bad) = nomad.job_allocations(key).await.unwrap();
         assert!(bad.is_empty(), "{bad:?}");
         let live = allocs.iter().find(|a| a.desired == Desired::Run && a.tasks.values().any(|t| t.state == TaskState::Running));
@@ -68,15 +55,13 @@ fn order(alloc: &Allocation, spec: &JobSpec) -> Result<KillOrder, String> {
     let config = Config::default();
     let graces = Graces { job_stop_timeout: Duration::from_secs(1), ..config.graces() };
     let demands: [Demand; 0] = [];
-    let cx = Context { spec, demands: &demands, graces: &graces, memory: &[], now: now() };
+    let cx = Context { spec, demands: &demands, graces: &graces, memory: &[], late: Duration::ZERO, now: now() };
     let derived = derive(alloc, &cx);
     derived.clocks.first().and_then(|c| c.order(now())).ok_or(format!("{derived:?}"))
 }
 
-#[tokio::test]
-#[ignore = "needs a real Nomad at NOMAD_ADDR"]
-async fn agents_nodes_and_leader() {
-    let nomad = nomad();
+pub async fn agents_nodes_and_leader(given: Given) {
+    let (_cluster, nomad) = alone(&given).await;
     let me = nomad.agent_self().await.unwrap();
     assert!(me.version.starts_with(|c: char| c.is_ascii_digit()), "{me:?}");
     assert!(nomad.leader().await.unwrap().contains(':'));
@@ -89,10 +74,8 @@ async fn agents_nodes_and_leader() {
     assert_eq!(nomad.node(&"00000000-0000-0000-0000-000000000000".into()).await.unwrap(), None);
 }
 
-#[tokio::test]
-#[ignore = "needs a real Nomad at NOMAD_ADDR"]
-async fn parse_and_refusals_in_nomads_words() {
-    let nomad = nomad();
+pub async fn parse_and_refusals_in_nomads_words(given: Given) {
+    let (_cluster, nomad) = alone(&given).await;
     let hcl = "job \"p\" {\n group \"g\" {\n task \"t\" {\n driver = \"raw_exec\"\n config {\n command = \"/bin/true\"\n }\n }\n }\n}\n";
     let job = nomad.parse_hcl(hcl).await.unwrap();
     assert_eq!(job["TaskGroups"][0]["Tasks"][0]["KillTimeout"], Value::Null);
@@ -132,10 +115,8 @@ async fn parse_and_refusals_in_nomads_words() {
     assert!(gone.allocations.is_empty());
 }
 
-#[tokio::test]
-#[ignore = "needs a real Nomad at NOMAD_ADDR"]
-async fn filters_find_odd_ids_and_nothing_else() {
-    let nomad = nomad();
+pub async fn filters_find_odd_ids_and_nothing_else(given: Given) {
+    let (_cluster, nomad) = alone(&given).await;
     let mut stream = nomad.events(None).await.unwrap();
     let tag = now().as_micros();
     let ids: Vec<String> = ["a.b/c-1", "aXb/c-1", "ü^($|[q]){2}?", "back`tick\"quote\\slash", "plus+star*"]
@@ -192,19 +173,19 @@ async fn filters_find_odd_ids_and_nothing_else() {
         let eval = d.eval.unwrap();
         assert_eq!(nomad.evaluation(&eval).await.unwrap().unwrap().key, *key);
     }
-    until("told", async || match told().await {
+    eventually(PATIENCE, "told", async || match told().await {
         all if all.len() == keys.len() => Ok(()),
         some => Err(format!("{some:?}")),
     })
     .await;
     for alloc in &allocs {
-        let kill = until("an order", async || {
+        let kill = eventually(PATIENCE, "an order", async || {
             let (fresh, spec) = nomad.allocation(&alloc.id).await.unwrap().unwrap();
             order(&fresh, &spec.unwrap())
         })
         .await;
         assert_eq!(nomad.sigkill(&kill).await.unwrap(), SignalOutcome::Sent);
-        until("dead", async || {
+        eventually(PATIENCE, "dead", async || {
             let (fresh, _) = nomad.allocation(&alloc.id).await.unwrap().unwrap();
             if fresh.any_task_lives() { Err(format!("{fresh:?}")) } else { Ok(()) }
         })

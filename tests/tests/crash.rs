@@ -6,7 +6,7 @@ use curfew_core::OpId;
 use curfew_core::operation::State;
 use curfew_tests::cluster::Kind;
 use curfew_tests::jobs::{IMPOLITE, POLITE, service, task};
-use curfew_tests::lab::{LATE, Lab, PATIENCE, assert_killed, assert_late, task_of, unique};
+use curfew_tests::lab::{Lab, PATIENCE, assert_killed, assert_late, late, task_of, unique};
 use curfew_tests::now;
 use curfew_tests::proxy::Refuse;
 use curfew_tests::run::Given;
@@ -32,7 +32,12 @@ pub async fn killed_and_back_after_the_clock(given: Given) {
     assert!(proc.lives(), "nobody but the controller was to kill it");
     let back = now();
     let (_, death) = tokio::join!(lab.own().restart(), proc.death(PATIENCE, "the task"));
-    assert!(death.since(back) <= LATE + s(1), "{:?} after the restart\n{:#?}", death.since(back), lab.curfew.trail(op.id).await);
+    assert!(
+        death.since(back) <= late() + s(1),
+        "{:?} after the restart\n{:#?}",
+        death.since(back),
+        lab.curfew.trail(op.id).await
+    );
     let op = lab.curfew.finished(op.id, PATIENCE).await;
     assert_eq!((op.state, op.reason.as_deref()), (State::Succeeded, Some("the match is over")));
     let told = task_of(&op, Some(&running.alloc), "t");
@@ -67,7 +72,7 @@ pub async fn killed_before_nomad_was_told(given: Given) {
     let back = now();
     lab.own().restart().await;
     let death = proc.death(PATIENCE, "the task").await;
-    assert!(death.since(back) <= LATE + s(1), "{:?} after the restart", death.since(back));
+    assert!(death.since(back) <= late() + s(1), "{:?} after the restart", death.since(back));
     let op = lab.curfew.finished(op.id, PATIENCE).await;
     assert_late(task_of(&op, None, "t"), op.requested_at + s(3));
     assert!(task_of(&op, None, "t").term_at.unwrap() >= back, "{op:?}");
@@ -105,7 +110,7 @@ pub async fn killed_and_back_before_the_clock(given: Given) {
     let death = proc.death(PATIENCE, "the task").await;
     let op = lab.curfew.finished(op.id, PATIENCE).await;
     assert_killed(task_of(&op, None, "t"), s(8), death);
-    assert!(op.deadline.unwrap().since(op.requested_at) < s(8) + LATE, "{op:?}");
+    assert!(op.deadline.unwrap().since(op.requested_at) < s(8) + late(), "{op:?}");
 }
 
 /// Dozens of stops under way, and the controller is replaced in an orderly way: SIGTERM, exit 0, the next one.

@@ -8,7 +8,7 @@ use curfew_core::operation::State;
 use curfew_tests::cluster::{Cluster, Kind, Shape};
 use curfew_tests::controller::Controller;
 use curfew_tests::jobs::{IMPOLITE, POLITE, nanos, on, service, task, with};
-use curfew_tests::lab::{LATE, Lab, PATIENCE, assert_killed, assert_late, task_of, unique};
+use curfew_tests::lab::{Lab, PATIENCE, assert_killed, assert_late, late, task_of, unique};
 use curfew_tests::now;
 use curfew_tests::proxy::Refuse;
 use curfew_tests::run::Given;
@@ -159,7 +159,7 @@ pub async fn lesson_24_silent_events_cost_a_resync_and_no_kill(given: Given) {
     let death = proc.death(PATIENCE, "the task").await;
     assert!(death >= told + own);
     // The controllers here list every five seconds.
-    assert!(death.since(told) < s(5) + own + LATE, "{:?} after its DELETE", death.since(told));
+    assert!(death.since(told) < s(5) + own + late(), "{:?} after its DELETE", death.since(told));
     // A stop through Curfew does not even wait for the list.
     lab.submit(&job).await;
     let again = lab.running(&id).await;

@@ -6,7 +6,7 @@ use curfew_core::Timestamp;
 use curfew_core::operation::State;
 use curfew_tests::api::segment;
 use curfew_tests::jobs::{IMPOLITE, POLITE, TREE, batch, group, nanos, service, task, with};
-use curfew_tests::lab::{LATE, PATIENCE, POSTSTOP, assert_killed, assert_polite, task_of, unique};
+use curfew_tests::lab::{PATIENCE, POSTSTOP, assert_killed, assert_polite, late, task_of, unique};
 use curfew_tests::process;
 use curfew_tests::run::Given;
 use curfew_tests::wait::eventually;
@@ -110,7 +110,7 @@ pub async fn a_poststop_task_that_hangs_has_its_own_clock(given: Given) {
     let after = task_of(&op, None, "after");
     assert!(after.kill_at.unwrap() >= started + POSTSTOP && after.kill_at.unwrap().since(started) <= POSTSTOP + s(1), "{op:?}");
     assert!(after.signalled_at >= after.kill_at && death >= started + POSTSTOP, "{op:?}");
-    assert!(death.since(after.kill_at.unwrap()) <= LATE, "{op:?}");
+    assert!(death.since(after.kill_at.unwrap()) <= late(), "{op:?}");
 }
 
 /// A child that ignores SIGTERM like its parent does not outlive it.
@@ -127,7 +127,7 @@ pub async fn a_process_tree(given: Given) {
     let op = ran.code(0).operation();
     assert_killed(task_of(&op, None, "t"), s(2), death);
     for (i, proc) in running.all("t").iter().enumerate() {
-        proc.death(LATE, &format!("process {i} of the tree")).await;
+        proc.death(late(), &format!("process {i} of the tree")).await;
     }
 }
 

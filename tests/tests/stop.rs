@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use curfew_core::operation::State;
 use curfew_tests::jobs::{IMPOLITE, POLITE, group, nanos, service, task, with};
-use curfew_tests::lab::{LATE, PATIENCE, assert_killed, assert_polite, task_of, unique};
+use curfew_tests::lab::{PATIENCE, assert_killed, assert_polite, late, task_of, unique};
 use curfew_tests::run::Given;
 use serde_json::json;
 
@@ -22,7 +22,7 @@ pub async fn impolite(given: Given) {
     assert_killed(task_of(&op, Some(&running.alloc), "t"), Duration::from_secs(3), death);
     // From the request to SIGTERM lies only what Nomad takes to tell it.
     let term = task_of(&op, None, "t").term_at.unwrap();
-    assert!(term >= op.requested_at && term.since(op.requested_at) <= LATE, "{ran}");
+    assert!(term >= op.requested_at && term.since(op.requested_at) <= late(), "{ran}");
     assert!(op.finished_at.is_some_and(|f| f >= death), "{ran}");
     // What scripts rely on, by its names on the wire.
     let json = ran.json();
@@ -103,7 +103,7 @@ pub async fn a_second_stop_joins_and_the_earlier_deadline_wins(given: Given) {
     let (kill, sent) = (task.kill_at.unwrap(), task.signalled_at.unwrap());
     // The second request's own two seconds count from the second request.
     assert!(kill >= second.began + Duration::from_secs(2) && sent >= kill && death >= kill, "{second}");
-    assert!(kill.since(second.ended) == Duration::ZERO && death.since(kill) <= LATE, "{second}");
+    assert!(kill.since(second.ended) == Duration::ZERO && death.since(kill) <= late(), "{second}");
     let joined = lab.curfew.trail(op.id).await.iter().filter(|r| r["action"] == "joined").count();
     assert_eq!(joined, 1, "{:?}", lab.curfew.trail(op.id).await);
     // A later and longer one changes nothing any more.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use curfew_core::Timestamp;
 use curfew_tests::jobs::{IMPOLITE, POLITE, batch, group, nanos, service, task, with};
-use curfew_tests::lab::{LATE, Lab, PATIENCE, Running, short, unique};
+use curfew_tests::lab::{Lab, PATIENCE, Running, late, short, unique};
 use curfew_tests::now;
 use curfew_tests::process::Proc;
 use curfew_tests::run::Given;
@@ -33,7 +33,7 @@ fn polite(name: &str) -> Value {
 async fn dies_by_its_clock(proc: Proc, told: Timestamp, what: &str) {
     let death = proc.death(PATIENCE, what).await;
     assert!(death >= told + OWN, "{what}: dead {:?} after it was told", death.since(told));
-    assert!(death.since(told + OWN) <= LATE + REPORT, "{what}: dead {:?} after it was told", death.since(told));
+    assert!(death.since(told + OWN) <= late() + REPORT, "{what}: dead {:?} after it was told", death.since(told));
 }
 
 async fn ends_as(lab: &Lab, running: &Running, status: &str) {
@@ -138,7 +138,7 @@ pub async fn max_run_duration(given: Given) {
     let proc = running.task("bad");
     let death = proc.death(PATIENCE, "the task").await;
     let told = event(&lab, &running.alloc, "bad", "Killing").await;
-    assert!(death >= told + OWN && death.since(told + OWN) <= LATE + REPORT, "told at {told}, dead at {death}");
+    assert!(death >= told + OWN && death.since(told + OWN) <= late() + REPORT, "told at {told}, dead at {death}");
     neighbour.unharmed(&lab).await;
     lab.discard(&id).await;
 }

@@ -14,7 +14,7 @@ use super::Keeper;
 /// From so many on, one list is made of the single reads; from the second number on where a list has become slow, since Nomad
 /// goes through every allocation of the cluster for it.
 const LIST_FROM: [usize; 2] = [2, 32];
-const SLOW_LIST: Duration = Duration::from_millis(40);
+const SLOW_LIST: Duration = Duration::from_millis(150);
 /// As many as one filter names.
 const BATCH: usize = 128;
 /// How long a check of a job waits for others to share its list.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use libtest_mimic::{Arguments, Conclusion, Trial};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::{Kind, nomad_binary};
 use crate::lab::Labs;
@@ -104,11 +105,14 @@ pub fn main(scenarios: Vec<Scenario>) -> Conclusion {
     drop(labs);
     let on_signal = cleaning.clone();
     runtime.spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            eprintln!("interrupted; taking the clusters down");
-            on_signal.take_down();
-            std::process::exit(130);
-        }
+        let mut terminate = signal(SignalKind::terminate()).unwrap();
+        let code = tokio::select! {
+            _ = tokio::signal::ctrl_c() => 130,
+            _ = terminate.recv() => 143,
+        };
+        eprintln!("interrupted; taking the clusters down");
+        on_signal.take_down();
+        std::process::exit(code);
     });
     let conclusion = libtest_mimic::run(&args, trials);
     let skipped = skipped.lock().unwrap();

@@ -63,7 +63,8 @@ impl Faults {
     /// The first fault that concerns a call; counts it down.
     pub(crate) fn hit(&self, method: &str, path: &str) -> Option<FaultKind> {
         let mut list = self.list.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let at = list.iter().position(|f| (f.method == "*" || f.method.eq_ignore_ascii_case(method)) && matches(&f.path, path))?;
+        let at =
+            list.iter().position(|f| (f.method == "*" || f.method.eq_ignore_ascii_case(method)) && matches(&f.path, path))?;
         let kind = list[at].kind.clone();
         if let Some(n) = &mut list[at].times {
             *n = n.saturating_sub(1);

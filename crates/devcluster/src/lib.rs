@@ -80,8 +80,7 @@ impl Cluster {
         if let Some(n) = config.nodes.iter().find(|n| !names.insert(n.name.clone())) {
             return Err(Error::DuplicateNode(n.name.clone()));
         }
-        std::fs::create_dir_all(&config.data_dir)
-            .map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
+        std::fs::create_dir_all(&config.data_dir).map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
         let listener = match config.listen {
             Some(addr) => Some(listen(addr, config.listen_next_free).await?),
             None => None,

@@ -463,7 +463,9 @@ impl Book {
                     alloc.client_status.as_str()
                 ));
             }
-            report.allocations.push(outcome::of_allocation(alloc, t.spec.as_deref(), &stop.demands, &t.records, &self.graces));
+            // What an earlier cause had ended is not this stop's doing.
+            let records: Vec<_> = t.records.iter().filter(|r| r.operation == Some(stop.op)).cloned().collect();
+            report.allocations.push(outcome::of_allocation(alloc, t.spec.as_deref(), &stop.demands, &records, &self.graces));
             if let Some((cut, node)) = self.cut_kill_timeout(alloc) {
                 report.warnings.push(format!(
                     "node {node} cut kill_timeout to {}: its max_kill_timeout is lower than {}, so Nomad itself sends SIGKILL then",

@@ -45,7 +45,10 @@ impl Mock {
             ignore_term: config.get("ignore_sigterm").and_then(Value::as_bool).unwrap_or(false),
             kill_after: time(config, "kill_after")?.unwrap_or_default(),
             term_code: int("term_exit_code"),
-            due: Mutex::new(Due { at: run_for.map(|d| Instant::now() + d), exit: Exit { code: int("exit_code"), signal: int("exit_signal") } }),
+            due: Mutex::new(Due {
+                at: run_for.map(|d| Instant::now() + d),
+                exit: Exit { code: int("exit_code"), signal: int("exit_signal") },
+            }),
             changed: Notify::new(),
         })
     }
@@ -93,7 +96,9 @@ impl Mock {
             Signal::TERM | Signal::INT if self.ignore_term => return Ok(()),
             Signal::TERM | Signal::INT => (now + self.kill_after, Exit { code: self.term_code, signal: 0 }),
             // As a program without handlers: these end nothing.
-            Signal::HUP | Signal::USR1 | Signal::USR2 | Signal::CONT | Signal::CHILD | Signal::URG | Signal::WINCH => return Ok(()),
+            Signal::HUP | Signal::USR1 | Signal::USR2 | Signal::CONT | Signal::CHILD | Signal::URG | Signal::WINCH => {
+                return Ok(());
+            }
             other => (now, Exit { code: 128 + i64::from(other.as_raw()), signal: i64::from(other.as_raw()) }),
         };
         if due.at.is_none_or(|old| at < old) {

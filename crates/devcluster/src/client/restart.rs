@@ -12,7 +12,10 @@ pub(crate) enum Verdict {
     Terminated,
     /// It will not be started again, and that fails it.
     NotRestarting(String),
-    Restart { delay: i64, reason: &'static str },
+    Restart {
+        delay: i64,
+        reason: &'static str,
+    },
 }
 
 #[derive(Debug)]

@@ -222,7 +222,11 @@ impl AllocRunner {
     fn coordinate(&self, states: &TaskStates) {
         let of = |t: &TaskRunner| states.get(t.name()).map_or(Phase::Pending, |s| s.phase);
         let prestart_done = self.tasks.iter().filter(|t| t.spec().hook == Hook::Prestart).all(|t| {
-            if t.spec().sidecar { of(t) != Phase::Pending } else { of(t) == Phase::Dead && states.get(t.name()).is_some_and(|s| !s.failed) }
+            if t.spec().sidecar {
+                of(t) != Phase::Pending
+            } else {
+                of(t) == Phase::Dead && states.get(t.name()).is_some_and(|s| !s.failed)
+            }
         });
         let mains: Vec<&Arc<TaskRunner>> = self.tasks.iter().filter(|t| t.spec().hook == Hook::Main).collect();
         let mains_running = mains.iter().all(|t| of(t) == Phase::Running);

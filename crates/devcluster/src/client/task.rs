@@ -116,8 +116,11 @@ impl TaskRunner {
         let finished = lock(&self.inner).state.finished_at != 0;
         if !finished {
             let timeout = ar.kill_timeout(self.spec.kill_timeout);
-            let event =
-                if ar.over_time() { TaskEvent::killing_over_time(ar.now(), timeout) } else { TaskEvent::killing(ar.now(), timeout) };
+            let event = if ar.over_time() {
+                TaskEvent::killing_over_time(ar.now(), timeout)
+            } else {
+                TaskEvent::killing(ar.now(), timeout)
+            };
             self.emit(ar, event);
         }
     }
@@ -247,7 +250,8 @@ impl TaskRunner {
         let delay = self.spec.shutdown_delay;
         if delay > 0 {
             let skip = ar.skip_delay.is_cancelled();
-            let event = if skip { TaskEvent::skipping_delay(ar.now(), delay) } else { TaskEvent::waiting_for_delay(ar.now(), delay) };
+            let event =
+                if skip { TaskEvent::skipping_delay(ar.now(), delay) } else { TaskEvent::waiting_for_delay(ar.now(), delay) };
             self.set_phase(ar, Phase::Pending, Some(event));
             tokio::select! {
                 biased;

@@ -60,7 +60,8 @@ pub(crate) fn render_all(
 
 /// Waits for a variable a template reads to change, then does what the template says. Never returns.
 pub(crate) async fn watch(ar: &Arc<AllocRunner>, task: &TaskRunner) {
-    let live: Vec<&Template> = task.spec().templates.iter().filter(|t| t.change_mode != "noop" && t.text.contains("nomadVar")).collect();
+    let live: Vec<&Template> =
+        task.spec().templates.iter().filter(|t| t.change_mode != "noop" && t.text.contains("nomadVar")).collect();
     let Some(core) = ar.node.core().filter(|_| !live.is_empty()) else {
         return std::future::pending().await;
     };
@@ -134,7 +135,10 @@ fn render(core: &Core, namespace: &str, text: &str, env: &BTreeMap<String, Strin
 }
 
 fn quoted(text: &str) -> Result<&str, String> {
-    text.trim().strip_prefix('"').and_then(|t| t.strip_suffix('"')).ok_or_else(|| format!("not a quoted text in template: {text}"))
+    text.trim()
+        .strip_prefix('"')
+        .and_then(|t| t.strip_suffix('"'))
+        .ok_or_else(|| format!("not a quoted text in template: {text}"))
 }
 
 fn variable(core: &Core, namespace: &str, path: &str) -> Option<BTreeMap<String, String>> {

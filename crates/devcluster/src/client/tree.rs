@@ -37,11 +37,8 @@ fn marked(pid: i32, mark: &str) -> bool {
 /// The task's processes that still live. `mark` is the `NAME=value` its environment holds.
 pub(crate) fn members(root: i32, mark: &str) -> Vec<i32> {
     let all = entries();
-    let mut found: HashSet<i32> = all
-        .iter()
-        .filter(|e| e.pid == root || e.group == root || marked(e.pid, mark))
-        .map(|e| e.pid)
-        .collect();
+    let mut found: HashSet<i32> =
+        all.iter().filter(|e| e.pid == root || e.group == root || marked(e.pid, mark)).map(|e| e.pid).collect();
     loop {
         let more: Vec<i32> = all.iter().filter(|e| found.contains(&e.parent) && !found.contains(&e.pid)).map(|e| e.pid).collect();
         if more.is_empty() {

@@ -58,8 +58,12 @@ fn check<'a>(expr: &'a Expr, scope: &mut Scope<'a>) -> Result<bool, String> {
                 Some(Item::Events(e)) => e.iter().enumerate().map(|(i, v)| (index(i), Item::Record(v.as_ref()))).collect(),
                 Some(Item::Json(Value::Array(a))) => a.iter().enumerate().map(|(i, v)| (index(i), Item::Json(v))).collect(),
                 Some(Item::Json(Value::Object(m))) => m.iter().map(|(k, v)| (Item::from(k.as_str()), Item::Json(v))).collect(),
-                Some(Item::Owned(Value::Array(a))) => a.into_iter().enumerate().map(|(i, v)| (index(i), Item::Owned(v))).collect(),
-                Some(Item::Owned(Value::Object(m))) => m.into_iter().map(|(k, v)| (Item::Str(k.into()), Item::Owned(v))).collect(),
+                Some(Item::Owned(Value::Array(a))) => {
+                    a.into_iter().enumerate().map(|(i, v)| (index(i), Item::Owned(v))).collect()
+                }
+                Some(Item::Owned(Value::Object(m))) => {
+                    m.into_iter().map(|(k, v)| (Item::Str(k.into()), Item::Owned(v))).collect()
+                }
                 Some(Item::Json(Value::Null) | Item::Owned(Value::Null)) => Vec::new(),
                 Some(_) => return Err(format!("{} is not a list or map", selector.join("."))),
             };
@@ -99,7 +103,10 @@ fn find<'a>(selector: &'a [String], scope: &Scope<'a>) -> Result<Option<Item<'a>
     let mut item = match scope.names.iter().rev().find(|(n, _)| n == first && *n != "_") {
         Some((_, item)) => item.again(),
         None => scope.root.field(first).ok_or_else(|| {
-            format!("error finding value in datum: /{} at part 0: couldn't find struct field with name {first:?}", selector.join("/"))
+            format!(
+                "error finding value in datum: /{} at part 0: couldn't find struct field with name {first:?}",
+                selector.join("/")
+            )
         })?,
     };
     for (i, part) in rest.iter().enumerate() {
@@ -152,7 +159,13 @@ impl<'a> Item<'a> {
     }
 }
 
-fn compare(item: Option<Item<'_>>, op: Op, value: &str, regex: Option<&regex::Regex>, selector: &[String]) -> Result<bool, String> {
+fn compare(
+    item: Option<Item<'_>>,
+    op: Op,
+    value: &str,
+    regex: Option<&regex::Regex>,
+    selector: &[String],
+) -> Result<bool, String> {
     let Some(item) = item else {
         // What is not there equals nothing and is empty.
         return Ok(matches!(op, Op::NotEqual | Op::NotIn | Op::NotMatches | Op::Empty));
@@ -170,7 +183,9 @@ fn compare(item: Option<Item<'_>>, op: Op, value: &str, regex: Option<&regex::Re
 }
 
 fn equal(item: &Item<'_>, value: &str, selector: &[String]) -> Result<bool, String> {
-    let wrong = |kind: &str| format!("error getting match value in expression: failed to convert {value:?} to {kind} for {}", selector.join("."));
+    let wrong = |kind: &str| {
+        format!("error getting match value in expression: failed to convert {value:?} to {kind} for {}", selector.join("."))
+    };
     let boolean = |b: bool| value.parse::<bool>().map(|v| v == b).map_err(|_| wrong("bool"));
     match item {
         Item::Null => Ok(false),

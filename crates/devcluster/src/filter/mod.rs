@@ -165,7 +165,11 @@ impl<'a> Parser<'a> {
             self.space();
             let inner = self.or()?;
             self.space();
-            return if self.literal(")") { Ok(inner) } else { Err(self.unexpected(&["\")\"", "\"and\"", "\"or\"", "[ \\t\\r\\n]"])) };
+            return if self.literal(")") {
+                Ok(inner)
+            } else {
+                Err(self.unexpected(&["\")\"", "\"and\"", "\"or\"", "[ \\t\\r\\n]"]))
+            };
         }
         for (word, all) in [("any", false), ("all", true)] {
             let back = self.at;
@@ -231,9 +235,12 @@ impl<'a> Parser<'a> {
         self.space();
         let value = self.value()?;
         let regex = match op {
-            Op::Matches | Op::NotMatches => {
-                Some(RegexBuilder::new(&value).size_limit(REGEX_SIZE).build().map_err(|e| format!("failed to compile regular expression {value:?}: {e}"))?)
-            }
+            Op::Matches | Op::NotMatches => Some(
+                RegexBuilder::new(&value)
+                    .size_limit(REGEX_SIZE)
+                    .build()
+                    .map_err(|e| format!("failed to compile regular expression {value:?}: {e}"))?,
+            ),
             _ => None,
         };
         Ok(Expr::Match { selector, op, value, regex })
@@ -296,7 +303,19 @@ impl<'a> Parser<'a> {
 
     fn selector(&mut self) -> Result<Vec<String>, String> {
         if !self.peek().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') {
-            return Err(self.unexpected(&["\"(\"", "\"-\"", "\"0\"", "\"\\\"\"", "\"`\"", "\"all\"", "\"any\"", "\"not\"", "[ \\t\\r\\n]", "[1-9]", "[a-zA-Z]"]));
+            return Err(self.unexpected(&[
+                "\"(\"",
+                "\"-\"",
+                "\"0\"",
+                "\"\\\"\"",
+                "\"`\"",
+                "\"all\"",
+                "\"any\"",
+                "\"not\"",
+                "[ \\t\\r\\n]",
+                "[1-9]",
+                "[a-zA-Z]",
+            ]));
         }
         let mut out = vec![self.name()?];
         loop {
@@ -332,6 +351,16 @@ impl<'a> Parser<'a> {
                             Some('t') => out.push('\t'),
                             Some('r') => out.push('\r'),
                             Some(c @ ('"' | '\\')) => out.push(c),
+                            // Two digits are a byte in Go, four a code point; below 128 they are the same.
+                            Some(kind @ ('x' | 'u')) => {
+                                let digits = if kind == 'x' { 2 } else { 4 };
+                                let hex: String = chars.by_ref().take(digits).map(|(_, c)| c).collect();
+                                let code = u32::from_str_radix(&hex, 16).ok().filter(|n| kind == 'u' || *n < 128);
+                                match code.and_then(char::from_u32) {
+                                    Some(c) if hex.len() == digits => out.push(c),
+                                    _ => return Err(self.unexpected(&["\"\\\"\""])),
+                                }
+                            }
                             // An escape Go does not know is no string at all.
                             _ => return Err(self.unexpected(&["\"\\\"\""])),
                         },
@@ -385,6 +414,7 @@ mod tests {
         });
         for yes in [
             r#"ID == "abc""#,
+            r#"ID == "\x61\u0062c""#,
             "ID == abc",
             r#"ID != "x" and Version == 3"#,
             "Stop == false or Version == 9",
@@ -420,6 +450,9 @@ mod tests {
     #[test]
     fn errors_have_a_place() {
         let e = Filter::parse("  Bad =").unwrap_err();
-        assert_eq!(e, "1:7 (6): no match found, expected: \"!=\", \"==\", \"contains\", \"in\", \"is\", \"matches\", \"not\" or [ \\t\\r\\n]");
+        assert_eq!(
+            e,
+            "1:7 (6): no match found, expected: \"!=\", \"==\", \"contains\", \"in\", \"is\", \"matches\", \"not\" or [ \\t\\r\\n]"
+        );
     }
 }

@@ -34,7 +34,9 @@ pub(crate) fn route(call: &Call, path: &[&str]) -> Response {
         ["members"] if call.method == Method::GET => {
             let member = member(call);
             let name = format!("dev.{}", call.core.config.region);
-            reply::plain_json(&json!({"Members": [member], "ServerDC": "dc1", "ServerName": name, "ServerRegion": call.core.config.region}))
+            reply::plain_json(
+                &json!({"Members": [member], "ServerDC": "dc1", "ServerName": name, "ServerRegion": call.core.config.region}),
+            )
         }
         ["servers"] if call.method == Method::GET => reply::plain_json(&json!(["127.0.0.1:4647"])),
         ["self" | "health" | "members" | "servers"] => reply::wrong_method(),
@@ -167,7 +169,10 @@ pub(crate) fn operator(call: &Call, path: &[&str]) -> Response {
             } else {
                 config
             };
-            reply::read(&json!({"Index": index, "KnownLeader": true, "LastContact": 0, "NextToken": "", "SchedulerConfig": config}), index)
+            reply::read(
+                &json!({"Index": index, "KnownLeader": true, "LastContact": 0, "NextToken": "", "SchedulerConfig": config}),
+                index,
+            )
         }
         ["scheduler", "configuration"] if call.writes() => match call.json() {
             Ok(body) => call.core.write(|s| {
@@ -182,7 +187,9 @@ pub(crate) fn operator(call: &Call, path: &[&str]) -> Response {
             "Index": 1,
             "Servers": [{"Address": "127.0.0.1:4647", "ID": "00000000-0000-0000-0000-000000000001", "Leader": true, "Node": "dev", "RaftProtocol": "3", "Voter": true}],
         })),
-        ["autopilot", "health"] => reply::plain_json(&json!({"FailureTolerance": 0, "Healthy": true, "Servers": [], "Leader": "127.0.0.1:4647", "Voters": []})),
+        ["autopilot", "health"] => reply::plain_json(
+            &json!({"FailureTolerance": 0, "Healthy": true, "Servers": [], "Leader": "127.0.0.1:4647", "Voters": []}),
+        ),
         _ => reply::not_found(),
     }
 }

@@ -141,7 +141,9 @@ fn promote(call: &Call, id: &str) -> Response {
         let unhealthy: Vec<String> = d
             .groups
             .iter()
-            .filter(|(n, g)| groups.as_ref().is_none_or(|w| w.contains(n)) && g.desired_canaries > 0 && g.healthy < g.desired_canaries)
+            .filter(|(n, g)| {
+                groups.as_ref().is_none_or(|w| w.contains(n)) && g.desired_canaries > 0 && g.healthy < g.desired_canaries
+            })
             .map(|(n, g)| format!("Task group {n:?} has {}/{} healthy allocations", g.healthy, g.desired_canaries))
             .collect();
         if d.groups.values().all(|g| g.desired_canaries == 0) {
@@ -149,7 +151,11 @@ fn promote(call: &Call, id: &str) -> Response {
         }
         if !unhealthy.is_empty() {
             let body: String = unhealthy.iter().map(|u| format!("\n\t* {u}")).collect();
-            let head = if unhealthy.len() == 1 { "1 error occurred:".to_owned() } else { format!("{} errors occurred:", unhealthy.len()) };
+            let head = if unhealthy.len() == 1 {
+                "1 error occurred:".to_owned()
+            } else {
+                format!("{} errors occurred:", unhealthy.len())
+            };
             return reply::text(500, &format!("{head}{body}\n\n"));
         }
         match server::promote(s, id, groups.as_deref()) {

@@ -16,7 +16,9 @@ pub(crate) async fn route(call: Call) -> Response {
     let path: Vec<&str> = owned.iter().map(String::as_str).collect();
     match (path.as_slice(), &call.method) {
         (["v1"] | ["v1", "status"], &Method::GET) => status(&call),
-        (["v1", "node", name, action @ ("down" | "up" | "cut" | "heal")], &Method::PUT | &Method::POST) => node(&call, name, action),
+        (["v1", "node", name, action @ ("down" | "up" | "cut" | "heal")], &Method::PUT | &Method::POST) => {
+            node(&call, name, action)
+        }
         (["v1", "faults"], &Method::GET) => reply::plain_json(&call.core.faults.all().iter().map(show).collect::<Vec<_>>()),
         (["v1", "faults"], &Method::PUT | &Method::POST) => add(&call),
         (["v1", "faults"], &Method::DELETE) => {
@@ -58,7 +60,11 @@ fn node(call: &Call, name: &str, action: &str) -> Response {
         "cut" => Agent::Cut,
         _ => Agent::Up,
     };
-    if crate::set_agent(&call.core, name, agent) { reply::done(0) } else { reply::text(404, &format!("no node is called {name}")) }
+    if crate::set_agent(&call.core, name, agent) {
+        reply::done(0)
+    } else {
+        reply::text(404, &format!("no node is called {name}"))
+    }
 }
 
 fn show(f: &Fault) -> Value {

@@ -44,7 +44,10 @@ pub(crate) fn count(call: &Call) -> Response {
     let q = &call.query;
     call.core.read(|s| {
         let n = s.evals.values().filter(|e| q.in_namespace(&e.job.0)).count();
-        reply::read(&json!({"Count": n, "Index": s.table(Table::Evals), "KnownLeader": true, "LastContact": 0, "NextToken": ""}), s.table(Table::Evals))
+        reply::read(
+            &json!({"Count": n, "Index": s.table(Table::Evals), "KnownLeader": true, "LastContact": 0, "NextToken": ""}),
+            s.table(Table::Evals),
+        )
     })
 }
 

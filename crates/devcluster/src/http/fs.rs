@@ -107,13 +107,16 @@ fn inside(root: &std::path::Path, path: &str) -> Result<PathBuf, Response> {
 fn info(path: &std::path::Path) -> Option<Value> {
     let m = std::fs::metadata(path).ok()?;
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    Some(json!({"FileMode": if m.is_dir() { "drwxr-xr-x" } else { "-rw-r--r--" }, "IsDir": m.is_dir(), "ModTime": "1970-01-01T00:00:00Z", "Name": name, "Size": m.len()}))
+    Some(
+        json!({"FileMode": if m.is_dir() { "drwxr-xr-x" } else { "-rw-r--r--" }, "IsDir": m.is_dir(), "ModTime": "1970-01-01T00:00:00Z", "Name": name, "Size": m.len()}),
+    )
 }
 
 fn list(root: &std::path::Path, path: &str) -> Response {
     match inside(root, path) {
         Ok(p) => {
-            let mut rows: Vec<Value> = std::fs::read_dir(&p).into_iter().flatten().flatten().filter_map(|e| info(&e.path())).collect();
+            let mut rows: Vec<Value> =
+                std::fs::read_dir(&p).into_iter().flatten().flatten().filter_map(|e| info(&e.path())).collect();
             rows.sort_by_key(|r| r["Name"].as_str().map(str::to_owned));
             reply::plain_json(&rows)
         }
@@ -123,7 +126,8 @@ fn list(root: &std::path::Path, path: &str) -> Response {
 
 fn stat(root: &std::path::Path, path: &str) -> Response {
     match inside(root, path) {
-        Ok(p) => info(&p).map_or_else(|| reply::text(404, &format!("stat {path}: no such file or directory")), |i| reply::plain_json(&i)),
+        Ok(p) => info(&p)
+            .map_or_else(|| reply::text(404, &format!("stat {path}: no such file or directory")), |i| reply::plain_json(&i)),
         Err(r) => r,
     }
 }

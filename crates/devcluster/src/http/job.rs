@@ -11,13 +11,28 @@ use crate::server::{jobs as server, periodic};
 use crate::state::{State, Table};
 
 const ACTIONS: [&str; 15] = [
-    "allocations", "evaluations", "deployments", "deployment", "summary", "versions", "plan", "evaluate", "dispatch", "scale",
-    "revert", "stable", "submission", "services", "actions",
+    "allocations",
+    "evaluations",
+    "deployments",
+    "deployment",
+    "summary",
+    "versions",
+    "plan",
+    "evaluate",
+    "dispatch",
+    "scale",
+    "revert",
+    "stable",
+    "submission",
+    "services",
+    "actions",
 ];
 
 pub(crate) async fn route(call: Call, rest: &[String]) -> Response {
     let (id, action): (String, &str) = match rest {
-        [id @ .., periodic, force] if periodic == "periodic" && force == "force" && !id.is_empty() => (id.join("/"), "periodic/force"),
+        [id @ .., periodic, force] if periodic == "periodic" && force == "force" && !id.is_empty() => {
+            (id.join("/"), "periodic/force")
+        }
         [id @ .., last] if !id.is_empty() && ACTIONS.contains(&last.as_str()) => (id.join("/"), last.as_str()),
         all => (all.join("/"), ""),
     };
@@ -127,7 +142,8 @@ async fn versions(call: &Call, key: &JobKey) -> Result<Response, Response> {
         let Some(entry) = s.jobs.get(key) else { return Err(reply::missing("job versions not found", s.table(Table::Jobs))) };
         let list: Vec<Value> = entry.versions.iter().map(|v| v.to_json()).collect();
         let diffs = if call.query.flag("diffs", false) {
-            let diffs: Vec<Value> = entry.versions.windows(2).map(|w| diff::jobs(Some(&w[1].value), &w[0].value, &Map::new())).collect();
+            let diffs: Vec<Value> =
+                entry.versions.windows(2).map(|w| diff::jobs(Some(&w[1].value), &w[0].value, &Map::new())).collect();
             json!(diffs)
         } else {
             Value::Null

@@ -96,9 +96,10 @@ pub(crate) fn drain(call: &Call, id: &str) -> Response {
         Ok(b) => b,
         Err(r) => return r,
     };
-    let spec = body.get("DrainSpec").filter(|s| s.is_object()).map(|s| {
-        (crate::job::spec::int(s, "Deadline").unwrap_or(0), crate::job::spec::flag(s, "IgnoreSystemJobs"))
-    });
+    let spec = body
+        .get("DrainSpec")
+        .filter(|s| s.is_object())
+        .map(|s| (crate::job::spec::int(s, "Deadline").unwrap_or(0), crate::job::spec::flag(s, "IgnoreSystemJobs")));
     let mark = crate::job::spec::flag(&body, "MarkEligible");
     let meta = body.get("Meta").cloned().unwrap_or(Value::Null);
     match call.core.write(|s| drain::set(s, id, spec, mark, &meta)) {

@@ -22,7 +22,11 @@ impl Query {
     pub(crate) fn parse(text: &str) -> Self {
         let decode = |s: &str| percent_decode_str(&s.replace('+', " ")).decode_utf8_lossy().into_owned();
         let pairs = text.split('&').filter(|p| !p.is_empty());
-        Self(pairs.map(|p| p.split_once('=').map_or_else(|| (decode(p), String::new()), |(k, v)| (decode(k), decode(v)))).collect())
+        Self(
+            pairs
+                .map(|p| p.split_once('=').map_or_else(|| (decode(p), String::new()), |(k, v)| (decode(k), decode(v))))
+                .collect(),
+        )
     }
 
     pub(crate) fn get(&self, key: &str) -> &str {
@@ -60,9 +64,9 @@ impl Query {
     pub(crate) fn filter(&self) -> Result<Option<Filter>, Response> {
         match self.get("filter") {
             "" => Ok(None),
-            text => Filter::parse(text)
-                .map(Some)
-                .map_err(|e| reply::text(400, &format!("failed to create result paginator: failed to read filter expression: {e}"))),
+            text => Filter::parse(text).map(Some).map_err(|e| {
+                reply::text(400, &format!("failed to create result paginator: failed to read filter expression: {e}"))
+            }),
         }
     }
 
@@ -119,7 +123,9 @@ pub(crate) fn page<T>(
 ) -> Result<Page<T>, Response> {
     let per_page = match query.get("per_page") {
         "" => 0,
-        text => text.parse::<usize>().map_err(|_| reply::text(400, &format!("Failed to parse value of \"per_page\" ({text}) as a int32")))?,
+        text => text
+            .parse::<usize>()
+            .map_err(|_| reply::text(400, &format!("Failed to parse value of \"per_page\" ({text}) as a int32")))?,
     };
     let token = query.get("next_token");
     let mut out = Vec::new();

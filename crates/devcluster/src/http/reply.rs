@@ -111,7 +111,9 @@ pub(crate) fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
         }
     }
     match trimmed.chars().next() {
-        Some(c) if !matches!(c, '{' | '[' | '"' | '-' | '0'..='9') => format!("invalid character {c:?} looking for beginning of value"),
+        Some(c) if !matches!(c, '{' | '[' | '"' | '-' | '0'..='9') => {
+            format!("invalid character {c:?} looking for beginning of value")
+        }
         _ => {
             let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
             match line.chars().nth(error.column().saturating_sub(1)) {

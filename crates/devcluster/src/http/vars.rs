@@ -43,7 +43,9 @@ pub(crate) async fn one(call: Call, path: &str) -> Response {
     let key = (call.query.namespace().to_owned(), path.to_owned());
     match call.method {
         Method::GET => {
-            if let Err(r) = call.query.wait(&call.core, |s| s.vars.get(&key).map_or_else(|| s.table(Table::Vars), |v| v.modify_index)).await {
+            if let Err(r) =
+                call.query.wait(&call.core, |s| s.vars.get(&key).map_or_else(|| s.table(Table::Vars), |v| v.modify_index)).await
+            {
                 return r;
             }
             call.core.read(|s| match s.vars.get(&key) {

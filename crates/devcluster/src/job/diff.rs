@@ -48,10 +48,16 @@ fn annotations(updates: &std::collections::BTreeMap<String, GroupUpdates>) -> Ma
         .iter()
         .map(|(name, u)| {
             let pairs = [
-                ("create", u.place), ("destroy", u.stop), ("migrate", u.migrate), ("in-place update", u.in_place),
-                ("create/destroy update", u.destructive), ("canary", u.canary), ("ignore", u.ignore),
+                ("create", u.place),
+                ("destroy", u.stop),
+                ("migrate", u.migrate),
+                ("in-place update", u.in_place),
+                ("create/destroy update", u.destructive),
+                ("canary", u.canary),
+                ("ignore", u.ignore),
             ];
-            let counts: Map<String, Value> = pairs.into_iter().filter(|(_, n)| *n > 0).map(|(k, n)| (k.to_owned(), json!(n))).collect();
+            let counts: Map<String, Value> =
+                pairs.into_iter().filter(|(_, n)| *n > 0).map(|(k, n)| (k.to_owned(), json!(n))).collect();
             (name.clone(), if counts.is_empty() { Value::Null } else { Value::Object(counts) })
         })
         .collect()
@@ -59,8 +65,20 @@ fn annotations(updates: &std::collections::BTreeMap<String, GroupUpdates>) -> Ma
 
 /// What the server writes itself never counts as a difference.
 const OWN: [&str; 14] = [
-    "ID", "Status", "StatusDescription", "Version", "Stable", "CreateIndex", "ModifyIndex", "JobModifyIndex", "SubmitTime", "NomadTokenID",
-    "VersionTag", "Update", "Identity", "CSIPluginConfig",
+    "ID",
+    "Status",
+    "StatusDescription",
+    "Version",
+    "Stable",
+    "CreateIndex",
+    "ModifyIndex",
+    "JobModifyIndex",
+    "SubmitTime",
+    "NomadTokenID",
+    "VersionTag",
+    "Update",
+    "Identity",
+    "CSIPluginConfig",
 ];
 
 /// A difference in Nomad's shape, from one specification to the next.
@@ -96,10 +114,7 @@ fn named(old: Option<&Value>, new: Option<&Value>, one: impl Fn(Option<&Value>, 
     let mut names: Vec<String> = old.iter().chain(&new).map(name).collect();
     names.sort();
     names.dedup();
-    names
-        .iter()
-        .map(|n| one(old.iter().find(|v| name(v) == *n), new.iter().find(|v| name(v) == *n)))
-        .collect()
+    names.iter().map(|n| one(old.iter().find(|v| name(v) == *n), new.iter().find(|v| name(v) == *n))).collect()
 }
 
 fn group(old: Option<&Value>, new: Option<&Value>, updates: &Map<String, Value>) -> Value {
@@ -108,7 +123,8 @@ fn group(old: Option<&Value>, new: Option<&Value>, updates: &Map<String, Value>)
     let (mut fields, objects) = parts(o, n, &["Tasks", "Name"], false);
     for f in &mut fields {
         if f["Name"] == "Count" {
-            let grows = f["Old"].as_str().and_then(|x| x.parse::<i64>().ok()).unwrap_or(0) < f["New"].as_str().and_then(|x| x.parse::<i64>().ok()).unwrap_or(0);
+            let grows = f["Old"].as_str().and_then(|x| x.parse::<i64>().ok()).unwrap_or(0)
+                < f["New"].as_str().and_then(|x| x.parse::<i64>().ok()).unwrap_or(0);
             f["Annotations"] = json!([if grows { "forces create" } else { "forces destroy" }]);
         }
     }
@@ -128,7 +144,9 @@ fn task(old: Option<&Value>, new: Option<&Value>) -> Value {
     let (fields, objects) = parts(o, n, &["Name", "RestartPolicy"], false);
     let changed = !fields.is_empty() || !objects.is_empty();
     let kind = kind(old.is_some(), new.is_some(), changed);
-    let harmless = |name: &Value| matches!(name.as_str(), Some("KillTimeout" | "ShutdownDelay" | "RestartPolicy" | "Constraint" | "Affinity"));
+    let harmless = |name: &Value| {
+        matches!(name.as_str(), Some("KillTimeout" | "ShutdownDelay" | "RestartPolicy" | "Constraint" | "Affinity"))
+    };
     let annotations = match kind {
         "Added" => json!(["forces create"]),
         "Deleted" => json!(["forces destroy"]),
@@ -151,7 +169,9 @@ fn parts(old: &Value, new: &Value, skip: &[&str], job: bool) -> (Vec<Value>, Vec
     keys.dedup();
     let (mut fields, mut objects) = (Vec::new(), Vec::new());
     for key in keys {
-        if skip.contains(&key.as_str()) || OWN.contains(&key.as_str()) && (job || matches!(key.as_str(), "Identity" | "CSIPluginConfig")) {
+        if skip.contains(&key.as_str())
+            || OWN.contains(&key.as_str()) && (job || matches!(key.as_str(), "Identity" | "CSIPluginConfig"))
+        {
             continue;
         }
         let (a, b) = (o.get(key).unwrap_or(&Value::Null), n.get(key).unwrap_or(&Value::Null));
@@ -219,7 +239,8 @@ fn object(name: &str, old: Option<&Value>, new: Option<&Value>) -> Option<Value>
     let mut keys: Vec<&String> = a.iter().chain(&b).map(|(k, _)| k).collect();
     keys.sort();
     keys.dedup();
-    let get = |list: &[(String, Value)], key: &str| list.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone()).unwrap_or_default();
+    let get =
+        |list: &[(String, Value)], key: &str| list.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone()).unwrap_or_default();
     let fields: Vec<Value> = keys.iter().filter_map(|k| field(k, &get(&a, k), &get(&b, k))).collect();
     if fields.is_empty() {
         return None;

@@ -232,12 +232,25 @@ impl GroupSpec {
 fn fingerprint(group: &Value) -> Value {
     let mut g = group.clone();
     if let Some(map) = g.as_object_mut() {
-        for key in ["Count", "Update", "RestartPolicy", "ReschedulePolicy", "Migrate", "Scaling", "Constraints", "Affinities", "Spreads", "Disconnect"] {
+        for key in [
+            "Count",
+            "Update",
+            "RestartPolicy",
+            "ReschedulePolicy",
+            "Migrate",
+            "Scaling",
+            "Constraints",
+            "Affinities",
+            "Spreads",
+            "Disconnect",
+        ] {
             map.remove(key);
         }
         if let Some(Value::Array(tasks)) = map.get_mut("Tasks") {
             for task in tasks.iter_mut().filter_map(Value::as_object_mut) {
-                for key in ["RestartPolicy", "KillTimeout", "Constraints", "Affinities", "ScalingPolicies", "ShutdownDelay", "Services"] {
+                for key in
+                    ["RestartPolicy", "KillTimeout", "Constraints", "Affinities", "ScalingPolicies", "ShutdownDelay", "Services"]
+                {
                     task.remove(key);
                 }
             }
@@ -370,9 +383,7 @@ fn texts(v: &Value, key: &str) -> Vec<String> {
 
 pub(crate) fn strings(v: &Value, key: &str) -> BTreeMap<String, String> {
     let Some(map) = v.get(key).and_then(Value::as_object) else { return BTreeMap::new() };
-    map.iter()
-        .map(|(k, x)| (k.clone(), x.as_str().map_or_else(|| x.to_string(), str::to_owned)))
-        .collect()
+    map.iter().map(|(k, x)| (k.clone(), x.as_str().map_or_else(|| x.to_string(), str::to_owned))).collect()
 }
 
 fn constraints(v: &Value) -> Vec<Constraint> {

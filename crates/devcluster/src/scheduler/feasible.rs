@@ -27,7 +27,13 @@ pub(crate) struct Placer<'a> {
 }
 
 impl<'a> Placer<'a> {
-    pub(crate) fn new(state: &'a State, job: &JobSpec, group: &GroupSpec, same_job: HashMap<String, usize>, taken: HashMap<String, Usage>) -> Self {
+    pub(crate) fn new(
+        state: &'a State,
+        job: &JobSpec,
+        group: &GroupSpec,
+        same_job: HashMap<String, usize>,
+        taken: HashMap<String, Usage>,
+    ) -> Self {
         let mut failure = PlacementFailure { pool: job.node_pool.clone(), ..PlacementFailure::default() };
         let mut feasible = Vec::new();
         for node in state.nodes.values().filter(|n| n.is_ready()) {

@@ -12,7 +12,9 @@ pub(crate) use reconcile::may_reschedule;
 
 use crate::core::Core;
 use crate::job::Job;
-use crate::state::{Alloc, ClientStatus, Deployment, DeploymentStatus, Desired, Eval, EvalStatus, Health, NodeStatus, State, Timer, Transition};
+use crate::state::{
+    Alloc, ClientStatus, Deployment, DeploymentStatus, Desired, Eval, EvalStatus, Health, NodeStatus, State, Timer, Transition,
+};
 
 /// Works the queue until the cluster stops.
 pub(crate) async fn run(core: Arc<Core>) {
@@ -84,8 +86,14 @@ fn process(s: &mut State, id: &str) {
 
 /// One blocked evaluation a job is enough.
 fn cancel_blocked(s: &mut State, eval: &Eval, keep: &str) {
-    let old: Vec<Arc<Eval>> =
-        s.blocked.iter().filter(|id| *id != keep).filter_map(|id| s.evals.get(id)).filter(|e| e.job == eval.job).cloned().collect();
+    let old: Vec<Arc<Eval>> = s
+        .blocked
+        .iter()
+        .filter(|id| *id != keep)
+        .filter_map(|id| s.evals.get(id))
+        .filter(|e| e.job == eval.job)
+        .cloned()
+        .collect();
     for e in old {
         let mut e = Eval::clone(&e);
         e.status = EvalStatus::Cancelled;

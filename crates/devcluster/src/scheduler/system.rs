@@ -49,12 +49,8 @@ pub(super) fn plan(s: &State, job: &Arc<Job>) -> Plan {
         let mut missing = 0;
         let mut failure = None;
         for node in feasible {
-            let old: Vec<&Arc<Alloc>> = have
-                .get(&node.id)
-                .into_iter()
-                .flatten()
-                .filter(|a| a.transition.migrate != Some(true))
-                .collect();
+            let old: Vec<&Arc<Alloc>> =
+                have.get(&node.id).into_iter().flatten().filter(|a| a.transition.migrate != Some(true)).collect();
             let current = |a: &Alloc| a.job.version == job.version && a.job.create_index == job.create_index;
             let ended = |a: &Alloc| match job.spec.kind {
                 // What completed on this version is done; what failed for good stays failed.

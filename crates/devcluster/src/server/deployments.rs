@@ -104,7 +104,9 @@ pub(crate) fn fail(s: &mut State, d: &Deployment, why: &str) -> Failed {
     let stable = if wants_revert { stable_version(s, &d.job, d.job_version) } else { None };
     let same = stable.is_some_and(|v| same_specification(s, &d.job, v, d.job_version));
     let description = match (wants_revert, stable) {
-        (true, Some(v)) if same => format!("{why} - not rolling back to stable job version {v} as current job has same specification"),
+        (true, Some(v)) if same => {
+            format!("{why} - not rolling back to stable job version {v} as current job has same specification")
+        }
         (true, Some(v)) => format!("{why} - rolling back to job version {v}"),
         (true, None) => format!("{why} - no stable job version to auto revert to"),
         (false, _) => why.to_owned(),
@@ -138,7 +140,8 @@ fn same_specification(s: &State, key: &JobKey, a: u64, b: u64) -> bool {
     let of = |n| entry.versions.iter().find(|v| v.version == n).map(|v| &v.spec.groups);
     match (of(a), of(b)) {
         (Some(x), Some(y)) => {
-            x.len() == y.len() && x.iter().zip(y).all(|(x, y)| x.fingerprint == y.fingerprint && x.count == y.count && x.name == y.name)
+            x.len() == y.len()
+                && x.iter().zip(y).all(|(x, y)| x.fingerprint == y.fingerprint && x.count == y.count && x.name == y.name)
         }
         _ => false,
     }

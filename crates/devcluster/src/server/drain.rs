@@ -83,7 +83,8 @@ pub(crate) fn set_eligible(s: &mut State, id: &str, eligible: bool) -> Option<Dr
     let mut n = Node::clone(&old);
     n.eligible = eligible;
     if old.eligible != eligible {
-        let message = if eligible { "Node marked as eligible for scheduling" } else { "Node marked as ineligible for scheduling" };
+        let message =
+            if eligible { "Node marked as eligible for scheduling" } else { "Node marked as ineligible for scheduling" };
         n.push_event("Cluster", message, Value::Null, now, index);
     }
     s.put_node(n);
@@ -147,12 +148,12 @@ fn pace(s: &State, key: &JobKey) -> Vec<Arc<Alloc>> {
     for g in &job.spec.groups {
         let mine: Vec<&Arc<Alloc>> = allocs.iter().filter(|a| a.spec().name == g.name).collect();
         let marked = |a: &Alloc| a.transition.migrate == Some(true);
-        let healthy =
-            mine.iter().filter(|a| !a.is_terminal() && !marked(a) && a.health.as_ref().is_some_and(|h| h.healthy.is_some())).count();
-        let drainable: Vec<&&Arc<Alloc>> = mine
+        let healthy = mine
             .iter()
-            .filter(|a| !a.client.is_terminal() && !marked(a) && s.draining.contains(&a.node_id))
-            .collect();
+            .filter(|a| !a.is_terminal() && !marked(a) && a.health.as_ref().is_some_and(|h| h.healthy.is_some()))
+            .count();
+        let drainable: Vec<&&Arc<Alloc>> =
+            mine.iter().filter(|a| !a.client.is_terminal() && !marked(a) && s.draining.contains(&a.node_id)).collect();
         let threshold = g.count.saturating_sub(g.migrate.max_parallel);
         let n = healthy.saturating_sub(threshold).min(drainable.len());
         out.extend(drainable.into_iter().take(n).map(|a| Arc::clone(a)));

@@ -53,7 +53,11 @@ fn store(s: &mut State, mut value: Value, index: u64) -> Arc<Job> {
         job_modify_index: index,
         submit_time: now,
     };
-    let status = if job.spec.periodic || job.spec.parameterized || job.spec.kind == crate::job::JobKind::System { "running" } else { "pending" };
+    let status = if job.spec.periodic || job.spec.parameterized || job.spec.kind == crate::job::JobKind::System {
+        "running"
+    } else {
+        "pending"
+    };
     s.put_job(Job { status, ..job }, true)
 }
 
@@ -61,7 +65,19 @@ fn store(s: &mut State, mut value: Value, index: u64) -> Arc<Job> {
 fn scrub(value: &Value) -> Value {
     let mut v = value.clone();
     if let Some(m) = v.as_object_mut() {
-        for key in ["Version", "Stop", "Stable", "Status", "StatusDescription", "CreateIndex", "ModifyIndex", "JobModifyIndex", "SubmitTime", "VersionTag", "NomadTokenID"] {
+        for key in [
+            "Version",
+            "Stop",
+            "Stable",
+            "Status",
+            "StatusDescription",
+            "CreateIndex",
+            "ModifyIndex",
+            "JobModifyIndex",
+            "SubmitTime",
+            "VersionTag",
+            "NomadTokenID",
+        ] {
             m.remove(key);
         }
     }
@@ -131,7 +147,14 @@ pub(crate) struct Dispatched {
     pub index: u64,
 }
 
-pub(crate) fn dispatch(s: &mut State, key: &JobKey, payload: &str, meta: &Map<String, Value>, token: &str, prefix: &str) -> Result<Dispatched, Refused> {
+pub(crate) fn dispatch(
+    s: &mut State,
+    key: &JobKey,
+    payload: &str,
+    meta: &Map<String, Value>,
+    token: &str,
+    prefix: &str,
+) -> Result<Dispatched, Refused> {
     let parent = s.job(key).ok_or_else(|| Refused(404, "parameterized job not found".into()))?;
     if !parent.spec.parameterized {
         return Err(Refused(500, format!("Specified job {:?} is not a parameterized job", key.1)));
@@ -142,11 +165,9 @@ pub(crate) fn dispatch(s: &mut State, key: &JobKey, payload: &str, meta: &Map<St
     let rules = parent.value.get("ParameterizedJob").cloned().unwrap_or_default();
     check(&rules, payload, meta)?;
     if !token.is_empty()
-        && let Some(child) = s
-            .jobs
-            .values()
-            .map(|e| &e.current)
-            .find(|j| j.spec.parent_id == key.1 && j.spec.namespace == key.0 && j.spec.dispatch_token == token && j.status != "dead")
+        && let Some(child) = s.jobs.values().map(|e| &e.current).find(|j| {
+            j.spec.parent_id == key.1 && j.spec.namespace == key.0 && j.spec.dispatch_token == token && j.status != "dead"
+        })
     {
         return Ok(Dispatched {
             id: child.spec.id.clone(),
@@ -180,11 +201,19 @@ pub(crate) fn dispatch(s: &mut State, key: &JobKey, payload: &str, meta: &Map<St
 
 fn check(rules: &Value, payload: &str, meta: &Map<String, Value>) -> Result<(), Refused> {
     let list = |key: &str| -> Vec<String> {
-        rules.get(key).and_then(Value::as_array).map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()).unwrap_or_default()
+        rules
+            .get(key)
+            .and_then(Value::as_array)
+            .map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
+            .unwrap_or_default()
     };
     match rules.get("Payload").and_then(Value::as_str).unwrap_or("optional") {
-        "required" if payload.is_empty() => return Err(Refused(500, "Payload is not provided but required by parameterized job".into())),
-        "forbidden" if !payload.is_empty() => return Err(Refused(500, "Payload provided but forbidden by parameterized job".into())),
+        "required" if payload.is_empty() => {
+            return Err(Refused(500, "Payload is not provided but required by parameterized job".into()));
+        }
+        "forbidden" if !payload.is_empty() => {
+            return Err(Refused(500, "Payload provided but forbidden by parameterized job".into()));
+        }
         _ => {}
     }
     let (required, optional) = (list("MetaRequired"), list("MetaOptional"));

@@ -81,8 +81,7 @@ pub(crate) fn client_report(s: &mut State, node: &str, updates: BTreeMap<String,
 
 /// New evaluations for every job that has to do with a node, system jobs included.
 pub(crate) fn node_evals(s: &mut State, node: &str) -> Vec<String> {
-    let mut keys: BTreeSet<JobKey> =
-        s.allocs_on(node).iter().filter(|a| !a.client.is_terminal()).map(|a| a.job_key()).collect();
+    let mut keys: BTreeSet<JobKey> = s.allocs_on(node).iter().filter(|a| !a.client.is_terminal()).map(|a| a.job_key()).collect();
     keys.extend(s.jobs.values().filter(|j| j.current.spec.kind.is_system() && !j.current.stop).map(|j| j.current.key()));
     let mut ids = Vec::new();
     for key in keys {

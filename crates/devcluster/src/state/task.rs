@@ -44,7 +44,15 @@ pub(crate) struct TaskState {
 
 impl TaskState {
     pub(crate) fn new() -> Self {
-        Self { phase: Phase::Pending, failed: false, restarts: 0, last_restart: 0, started_at: 0, finished_at: 0, events: Vec::new() }
+        Self {
+            phase: Phase::Pending,
+            failed: false,
+            restarts: 0,
+            last_restart: 0,
+            started_at: 0,
+            finished_at: 0,
+            events: Vec::new(),
+        }
     }
 
     pub(crate) fn push(&mut self, event: TaskEvent) {
@@ -103,7 +111,8 @@ impl TaskEvent {
     }
 
     pub(crate) fn terminated(time: i64, exit_code: i64, signal: i64) -> Self {
-        let display = if signal == 0 { format!("Exit Code: {exit_code}") } else { format!("Exit Code: {exit_code}, Signal: {signal}") };
+        let display =
+            if signal == 0 { format!("Exit Code: {exit_code}") } else { format!("Exit Code: {exit_code}, Signal: {signal}") };
         Self {
             exit_code,
             signal,
@@ -140,7 +149,8 @@ impl TaskEvent {
 
     pub(crate) fn restarting(time: i64, delay: i64, reason: &'static str) -> Self {
         let within = format!("Task restarting in {}", duration::go(delay));
-        let display = if reason.is_empty() || reason == "Restart within policy" { within } else { format!("{reason} - {within}") };
+        let display =
+            if reason.is_empty() || reason == "Restart within policy" { within } else { format!("{reason} - {within}") };
         Self {
             start_delay: delay,
             restart_reason: reason.into(),

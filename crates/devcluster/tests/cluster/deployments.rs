@@ -95,7 +95,10 @@ async fn an_impolite_old_version_blocks_the_new_one() {
     let new = all.as_array().unwrap().iter().find(|a| a["JobVersion"] == 1).unwrap().clone();
     assert_eq!(new["ClientStatus"], "pending");
     let old = all.as_array().unwrap().iter().find(|a| a["DesiredStatus"] == "stop").unwrap();
-    assert_eq!((&old["ClientStatus"], &old["DesiredDescription"]), (&json!("running"), &json!("alloc is being updated due to job update")));
+    assert_eq!(
+        (&old["ClientStatus"], &old["DesiredDescription"]),
+        (&json!("running"), &json!("alloc is being updated due to job update"))
+    );
     // A newer version cancels what hangs.
     api.register(&rolling(json!({"v": 3}), 2, 0)).await;
     let d = deployment(&api, 1, "cancelled").await;
@@ -127,7 +130,9 @@ async fn canaries_wait_for_promotion() {
     j["TaskGroups"][0]["Tasks"][0]["Config"] = json!({"v": 2});
     api.register(&j).await;
     api.running("j", 3).await;
-    let d = api.until("/v1/job/j/deployment", "canary healthy", |d| d["JobVersion"] == 1 && d["TaskGroups"]["g"]["HealthyAllocs"] == 1).await;
+    let d = api
+        .until("/v1/job/j/deployment", "canary healthy", |d| d["JobVersion"] == 1 && d["TaskGroups"]["g"]["HealthyAllocs"] == 1)
+        .await;
     assert_eq!((&d["TaskGroups"]["g"]["DesiredCanaries"], &d["TaskGroups"]["g"]["Promoted"]), (&json!(1), &json!(false)));
     api.pass(Duration::from_secs(60)).await;
     assert_eq!(deployment(&api, 1, "running").await["TaskGroups"]["g"]["PlacedAllocs"], 1);

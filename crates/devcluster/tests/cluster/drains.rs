@@ -8,11 +8,18 @@ use crate::harness::{Api, SECOND, id, impolite, job, last_event, mock, polite};
 
 async fn drain(api: &Api, node: &str, deadline: i64, ignore_system: bool) -> Value {
     let spec = json!({"Deadline": deadline, "IgnoreSystemJobs": ignore_system});
-    api.put(&format!("/v1/node/{node}/drain"), json!({"NodeID": node, "DrainSpec": spec, "MarkEligible": false, "Meta": {"by": "test"}})).await
+    api.put(
+        &format!("/v1/node/{node}/drain"),
+        json!({"NodeID": node, "DrainSpec": spec, "MarkEligible": false, "Meta": {"by": "test"}}),
+    )
+    .await
 }
 
 async fn complete(api: &Api, node: &str) -> Value {
-    api.until(&format!("/v1/node/{node}"), "drain complete", |n| n["DrainStrategy"].is_null() && n["LastDrain"]["Status"] == "complete").await
+    api.until(&format!("/v1/node/{node}"), "drain complete", |n| {
+        n["DrainStrategy"].is_null() && n["LastDrain"]["Status"] == "complete"
+    })
+    .await
 }
 
 #[tokio::test(start_paused = true)]
@@ -32,7 +39,10 @@ async fn the_deadline_kills_nothing() {
     assert_eq!((&last["Message"], &last["Details"]), (&json!("Node drain complete"), &json!({"deadline_reached": "true"})));
     let now = api.alloc_until(&a, "killing", |a| last_event(a, "t")["Type"] == "Killing").await;
     assert_eq!((&now["DesiredStatus"], &now["ClientStatus"]), (&json!("stop"), &json!("running")));
-    assert_eq!((&now["DesiredDescription"], &now["DesiredTransition"]["Migrate"]), (&json!("alloc is being migrated"), &json!(true)));
+    assert_eq!(
+        (&now["DesiredDescription"], &now["DesiredTransition"]["Migrate"]),
+        (&json!("alloc is being migrated"), &json!(true))
+    );
     api.pass(Duration::from_secs(600)).await;
     assert_eq!(api.alloc(&a).await["ClientStatus"], "running");
 }
@@ -51,7 +61,12 @@ async fn a_service_moves_at_the_pace_of_its_migrate_block() {
     assert!(api.allocs("j").await.iter().all(|a| a["DesiredStatus"] == "run"));
     complete(&api, &n).await;
     api.until("/v1/job/j/allocations", "moved", |v| {
-        v.as_array().unwrap().iter().filter(|a| a["DesiredStatus"] == "run" && a["ClientStatus"] == "running" && a["NodeName"] == "n2").count() == 2
+        v.as_array()
+            .unwrap()
+            .iter()
+            .filter(|a| a["DesiredStatus"] == "run" && a["ClientStatus"] == "running" && a["NodeName"] == "n2")
+            .count()
+            == 2
     })
     .await;
 }
@@ -108,7 +123,9 @@ async fn cancel_change_and_eligibility() {
     assert_eq!(r["NodeModifyIndex"], 0);
     let r = api.call("PUT", &format!("/v1/node/{n}/eligibility"), Some(&json!({"Eligibility": "nope"}))).await;
     assert_eq!((r.status, r.text.as_str()), (500, "invalid scheduling eligibility \"nope\""));
-    let r = api.call("PUT", "/v1/node/00000000-0000-0000-0000-000000000000/drain", Some(&json!({"DrainSpec": {"Deadline": 1}}))).await;
+    let r = api
+        .call("PUT", "/v1/node/00000000-0000-0000-0000-000000000000/drain", Some(&json!({"DrainSpec": {"Deadline": 1}})))
+        .await;
     assert_eq!((r.status, r.text.as_str()), (500, "node not found"));
     assert_eq!(api.alloc(&a).await["DesiredStatus"], "run");
 }

@@ -23,7 +23,12 @@ async fn what_nomad_refuses_is_refused_in_its_words() {
         ("/v1/jobs", json!({"Job": negative}), 500, nested("KillTimeout must be a positive value")),
         ("/v1/jobs", json!({}), 400, "Job must be specified".into()),
         ("/v1/jobs", json!({"Job": {"ID": "x"}}), 500, "1 error occurred:\n\t* Missing job task groups\n\n".into()),
-        ("/v1/jobs", json!({"Job": job("x y", "service", &[polite()])}), 500, "1 error occurred:\n\t* Job ID contains a space\n\n".into()),
+        (
+            "/v1/jobs",
+            json!({"Job": job("x y", "service", &[polite()])}),
+            500,
+            "1 error occurred:\n\t* Job ID contains a space\n\n".into(),
+        ),
         (
             "/v1/jobs",
             json!({"Job": job("ok", "service", &[polite()]), "EnforceIndex": true, "JobModifyIndex": 999}),
@@ -73,7 +78,10 @@ async fn jobspecs_of_this_repository_parse_register_and_plan() {
     assert!(seen >= 4);
     let r = api.call("PUT", "/v1/jobs/parse", Some(&json!({"JobHCL": "job \"x\" {\n  foo = 1\n}\n"}))).await;
     assert_eq!(r.status, 400);
-    assert_eq!(r.text, "Failed to parse job: input.hcl:2,3-6: Unsupported argument; An argument named \"foo\" is not expected here.");
+    assert_eq!(
+        r.text,
+        "Failed to parse job: input.hcl:2,3-6: Unsupported argument; An argument named \"foo\" is not expected here."
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +146,10 @@ async fn a_lower_count_stops_one() {
     });
     let all = all.await;
     let stopped = all.as_array().unwrap().iter().find(|a| a["DesiredStatus"] == "stop").unwrap();
-    assert_eq!((&stopped["Name"], &stopped["DesiredDescription"]), (&json!("j.g[1]"), &json!("alloc not needed due to job update")));
+    assert_eq!(
+        (&stopped["Name"], &stopped["DesiredDescription"]),
+        (&json!("j.g[1]"), &json!("alloc not needed due to job update"))
+    );
     // The other goes on under the new version, in place.
     let kept = all.as_array().unwrap().iter().find(|a| a["DesiredStatus"] == "run").unwrap();
     assert_eq!((&kept["JobVersion"], &kept["ClientStatus"]), (&json!(1), &json!("running")));

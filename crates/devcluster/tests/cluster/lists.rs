@@ -73,7 +73,11 @@ async fn filters_reach_into_task_states() {
     }
     let r = api.call("GET", "/v1/jobs?filter=%20%20Bad%20%3D", None).await;
     assert_eq!(r.status, 400);
-    assert!(r.text.starts_with("failed to create result paginator: failed to read filter expression: 1:7 (6): no match found, expected: "));
+    assert!(
+        r.text.starts_with(
+            "failed to create result paginator: failed to read filter expression: 1:7 (6): no match found, expected: "
+        )
+    );
 }
 
 fn encode(text: &str) -> String {

@@ -77,7 +77,8 @@ async fn kill_timeout_kills_the_whole_tree() {
 #[tokio::test]
 async fn environment_directories_and_interpolation() {
     let api = Api::start(1).await;
-    let mut task = shell("t", "echo \"$NOMAD_TASK_NAME $NOMAD_JOB_ID $NOMAD_META_who $WHERE\" > ${NOMAD_TASK_DIR}/out; cat local/x; pwd");
+    let mut task =
+        shell("t", "echo \"$NOMAD_TASK_NAME $NOMAD_JOB_ID $NOMAD_META_who $WHERE\" > ${NOMAD_TASK_DIR}/out; cat local/x; pwd");
     task["Env"] = json!({"WHERE": "${node.unique.name} ${attr.kernel.name}"});
     task["Meta"] = json!({"who": "me"});
     task["Templates"] = json!([{"EmbeddedTmpl": "hello {{ env \"NOMAD_JOB_ID\" }}\n", "DestPath": "local/x"}]);
@@ -97,8 +98,7 @@ async fn environment_directories_and_interpolation() {
 async fn a_template_that_changes_restarts_its_task() {
     let api = Api::start(1).await;
     let mut task = shell("t", IMPOLITE);
-    task["Templates"] =
-        json!([{"EmbeddedTmpl": "{{ with nomadVar \"nomad/jobs/j\" }}{{ .v }}{{ end }}", "DestPath": "local/x", "ChangeMode": "restart"}]);
+    task["Templates"] = json!([{"EmbeddedTmpl": "{{ with nomadVar \"nomad/jobs/j\" }}{{ .v }}{{ end }}", "DestPath": "local/x", "ChangeMode": "restart"}]);
     let var = |v: &str| json!({"Path": "nomad/jobs/j", "Items": {"v": v}});
     api.put("/v1/var/nomad/jobs/j", var("1")).await;
     api.register(&job("j", "service", &[task])).await;

@@ -49,7 +49,8 @@ async fn what_finds_no_room_waits_for_it() {
     api.register(&job("a", "service", &[big.clone()])).await;
     api.running("a", 1).await;
     let r = api.register(&job("b", "service", &[big])).await;
-    let eval = api.until(&format!("/v1/evaluation/{}", r["EvalID"].as_str().unwrap()), "done", |e| e["Status"] == "complete").await;
+    let eval =
+        api.until(&format!("/v1/evaluation/{}", r["EvalID"].as_str().unwrap()), "done", |e| e["Status"] == "complete").await;
     assert_eq!(eval["FailedTGAllocs"]["g"]["DimensionExhausted"], json!({"cpu": 1}));
     let blocked = api.get(&format!("/v1/evaluation/{}", eval["BlockedEval"].as_str().unwrap())).await;
     assert_eq!((&blocked["Status"], &blocked["TriggeredBy"]), (&json!("blocked"), &json!("queued-allocs")));
@@ -59,7 +60,8 @@ async fn what_finds_no_room_waits_for_it() {
     let mut nowhere = job("c", "service", &[polite()]);
     nowhere["TaskGroups"][0]["Tasks"][0]["Driver"] = json!("nosuch");
     let r = api.register(&nowhere).await;
-    let eval = api.until(&format!("/v1/evaluation/{}", r["EvalID"].as_str().unwrap()), "done", |e| e["Status"] == "complete").await;
+    let eval =
+        api.until(&format!("/v1/evaluation/{}", r["EvalID"].as_str().unwrap()), "done", |e| e["Status"] == "complete").await;
     assert_eq!(eval["FailedTGAllocs"]["g"]["ConstraintFiltered"], json!({"missing drivers": 1}));
 }
 
@@ -74,7 +76,10 @@ async fn a_lost_client_and_its_return() {
     let r = api.signal(&a, "t", "SIGKILL").await;
     assert_eq!((r.status, r.text.as_str()), (404, "No path to node"));
     let lost = api.alloc_until(&a, "lost", |a| a["ClientStatus"] == "lost").await;
-    assert_eq!((&lost["DesiredStatus"], &lost["DesiredDescription"]), (&json!("stop"), &json!("alloc is lost since its node is down")));
+    assert_eq!(
+        (&lost["DesiredStatus"], &lost["DesiredDescription"]),
+        (&json!("stop"), &json!("alloc is lost since its node is down"))
+    );
     assert_eq!(lost["TaskStates"]["t"]["State"], "running");
     api.running("j", 1).await;
     let n = api.get(&format!("/v1/node/{}", lost["NodeID"].as_str().unwrap())).await;
@@ -82,7 +87,8 @@ async fn a_lost_client_and_its_return() {
     assert_eq!(n["Events"].as_array().unwrap().last().unwrap()["Message"], "Node heartbeat missed");
     // Back again it runs, and is told to end with all its time.
     api.cluster.node_up(&node).unwrap();
-    let back = api.alloc_until(&a, "running again", |a| a["ClientStatus"] == "running" && last_event(a, "t")["Type"] == "Killing").await;
+    let back =
+        api.alloc_until(&a, "running again", |a| a["ClientStatus"] == "running" && last_event(a, "t")["Type"] == "Killing").await;
     assert_eq!(back["DesiredStatus"], "stop");
     api.signal(&a, "t", "SIGKILL").await;
     api.alloc_until(&a, "complete", |a| a["ClientStatus"] == "complete").await;

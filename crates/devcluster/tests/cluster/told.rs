@@ -101,7 +101,8 @@ async fn two_tasks_and_an_empty_task_name() {
     api.register(&job("j", "service", &[impolite(), mock("u", json!({}))])).await;
     let a = id(&api.running("j", 1).await[0]);
     api.delete("j").await;
-    api.alloc_until(&a, "u dead", |a| a["TaskStates"]["u"]["State"] == "dead" && a["TaskStates"]["t"]["State"] == "running").await;
+    api.alloc_until(&a, "u dead", |a| a["TaskStates"]["u"]["State"] == "dead" && a["TaskStates"]["t"]["State"] == "running")
+        .await;
     let r = api.signal(&a, "", "SIGKILL").await;
     assert_eq!(r.status, 500);
     assert_eq!(r.text, "1 error occurred:\n\t* Failed to signal task: u, err: Task not running\n\n");
@@ -158,13 +159,20 @@ async fn silent_until_killed(api: &Api, alloc: &str, dead: &str, other: &str, wh
     assert_eq!(api.signal(alloc, other, "SIGKILL").await.status, 200);
     let end = api.alloc_until(alloc, "over", |a| a["ClientStatus"] == end_status).await;
     let seen = events(&end, other);
-    assert!(seen.ends_with(&[why.into(), "Killing".into(), "Signaling".into(), "Terminated".into(), "Killed".into()]), "{seen:?}");
+    assert!(
+        seen.ends_with(&[why.into(), "Killing".into(), "Signaling".into(), "Terminated".into(), "Killed".into()]),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_sibling() {
     let api = Api::start(1).await;
-    let mut j = no_restarts(job("j", "batch", &[mock("main", json!({"run_for": "3s", "exit_code": 1})), mock("other", json!({"ignore_sigterm": true}))]));
+    let mut j = no_restarts(job(
+        "j",
+        "batch",
+        &[mock("main", json!({"run_for": "3s", "exit_code": 1})), mock("other", json!({"ignore_sigterm": true}))],
+    ));
     j["TaskGroups"][0]["ReschedulePolicy"] = json!({"Attempts": 0, "Unlimited": false});
     api.register(&j).await;
     let a = id(&api.running("j", 1).await[0]);
@@ -178,8 +186,13 @@ async fn a_failed_sibling() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_sibling_of_a_service() {
     let api = Api::start(1).await;
-    let mut j = no_restarts(job("j", "service", &[mock("main", json!({"run_for": "3s", "exit_code": 1})), mock("other", json!({"ignore_sigterm": true}))]));
-    j["TaskGroups"][0]["ReschedulePolicy"] = json!({"Attempts": 0, "Unlimited": true, "Delay": 5 * SECOND, "DelayFunction": "constant", "MaxDelay": 0, "Interval": 0});
+    let mut j = no_restarts(job(
+        "j",
+        "service",
+        &[mock("main", json!({"run_for": "3s", "exit_code": 1})), mock("other", json!({"ignore_sigterm": true}))],
+    ));
+    j["TaskGroups"][0]["ReschedulePolicy"] =
+        json!({"Attempts": 0, "Unlimited": true, "Delay": 5 * SECOND, "DelayFunction": "constant", "MaxDelay": 0, "Interval": 0});
     api.register(&j).await;
     let a = id(&api.running("j", 1).await[0]);
     let now = api.alloc_until(&a, "failed", |a| a["ClientStatus"] == "failed").await;
@@ -253,7 +266,8 @@ async fn a_restart_by_api_waits_for_the_old_process() {
 async fn a_failed_service_is_rescheduled_after_its_delay() {
     let api = Api::start(1).await;
     let mut j = no_restarts(job("j", "service", &[mock("t", json!({"run_for": "20s", "exit_code": 1}))]));
-    j["TaskGroups"][0]["ReschedulePolicy"] = json!({"Attempts": 0, "Unlimited": true, "Delay": 5 * SECOND, "DelayFunction": "constant", "MaxDelay": 0, "Interval": 0});
+    j["TaskGroups"][0]["ReschedulePolicy"] =
+        json!({"Attempts": 0, "Unlimited": true, "Delay": 5 * SECOND, "DelayFunction": "constant", "MaxDelay": 0, "Interval": 0});
     api.register(&j).await;
     let a = id(&api.running("j", 1).await[0]);
     let failed = api.alloc_until(&a, "failed", |a| a["ClientStatus"] == "failed").await;

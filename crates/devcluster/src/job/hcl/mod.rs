@@ -118,7 +118,9 @@ fn unclosed(source: &str) -> Option<usize> {
             '\n' => quoted = false,
             '"' => quoted = !quoted,
             '#' if !quoted => while chars.next_if(|(_, c)| *c != '\n').is_some() {},
-            '/' if !quoted && chars.peek().is_some_and(|(_, c)| *c == '/') => while chars.next_if(|(_, c)| *c != '\n').is_some() {},
+            '/' if !quoted && chars.peek().is_some_and(|(_, c)| *c == '/') => {
+                while chars.next_if(|(_, c)| *c != '\n').is_some() {}
+            }
             '{' if !quoted => open.push(i),
             '}' if !quoted => {
                 open.pop();

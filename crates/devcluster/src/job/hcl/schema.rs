@@ -217,8 +217,7 @@ const LOGS: &Schema = &Schema {
     blocks: &[],
 };
 
-const LIFECYCLE: &Schema =
-    &Schema { attrs: &[("hook", "Hook", Attr::Str), ("sidecar", "Sidecar", Attr::Bool)], blocks: &[] };
+const LIFECYCLE: &Schema = &Schema { attrs: &[("hook", "Hook", Attr::Str), ("sidecar", "Sidecar", Attr::Bool)], blocks: &[] };
 
 const PAYLOAD: &Schema = &Schema { attrs: &[("file", "File", Attr::Str)], blocks: &[] };
 

@@ -6,15 +6,27 @@ use super::parse;
 fn messages_have_a_place() {
     for (source, message) in [
         ("job \"x\" {\n  foo = 1\n}\n", "input.hcl:2,3-6: Unsupported argument; An argument named \"foo\" is not expected here."),
-        ("job \"x\" {\n  foo \"y\" {}\n}\n", "input.hcl:2,3-6: Unsupported block type; Blocks of type \"foo\" are not expected here."),
+        (
+            "job \"x\" {\n  foo \"y\" {}\n}\n",
+            "input.hcl:2,3-6: Unsupported block type; Blocks of type \"foo\" are not expected here.",
+        ),
         (
             "job \"x\" {",
             "input.hcl:1,9-10: Unclosed configuration block; There is no closing brace for this block before the end of the file. This may be caused by incorrect brace nesting elsewhere in this file.",
         ),
-        ("job \"x\" {\n  datacenters = [\n}\n", "input.hcl:3,1-2: Invalid expression; Expected the start of an expression, but found an invalid expression token."),
-        ("job \"x\" {\n update { max_parallel = \"x\" }\n}", "input.hcl:2,27-28: Unsuitable value type; Unsuitable value: a number is required"),
+        (
+            "job \"x\" {\n  datacenters = [\n}\n",
+            "input.hcl:3,1-2: Invalid expression; Expected the start of an expression, but found an invalid expression token.",
+        ),
+        (
+            "job \"x\" {\n update { max_parallel = \"x\" }\n}",
+            "input.hcl:2,27-28: Unsuitable value type; Unsuitable value: a number is required",
+        ),
         ("foo = 1\n", "input.hcl:1,1-4: Unsupported argument; An argument named \"foo\" is not expected here."),
-        ("job \"x\" {\n = 3\n}", "input.hcl:2,2-3: Argument or block definition required; An argument or block definition is required here."),
+        (
+            "job \"x\" {\n = 3\n}",
+            "input.hcl:2,2-3: Argument or block definition required; An argument or block definition is required here.",
+        ),
     ] {
         assert_eq!(parse(source, "").unwrap_err(), message, "{source}");
     }

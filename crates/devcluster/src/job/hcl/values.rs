@@ -24,8 +24,14 @@ impl Values {
         for (name, f) in [("upper", upper as fn(FuncArgs) -> Result<hcl::Value, String>), ("lower", lower), ("trimspace", trim)] {
             context.declare_func(name, FuncDef::builder().param(ParamType::String).build(f));
         }
-        context.declare_func("join", FuncDef::builder().param(ParamType::String).param(ParamType::array_of(ParamType::String)).build(join));
-        context.declare_func("format", FuncDef::builder().param(ParamType::String).variadic_param(ParamType::Any).build(format_values));
+        context.declare_func(
+            "join",
+            FuncDef::builder().param(ParamType::String).param(ParamType::array_of(ParamType::String)).build(join),
+        );
+        context.declare_func(
+            "format",
+            FuncDef::builder().param(ParamType::String).variadic_param(ParamType::Any).build(format_values),
+        );
         context.declare_func("jsonencode", FuncDef::builder().param(ParamType::Any).build(json_encode));
         Self { context, vars: hcl::Map::new(), locals: hcl::Map::new() }
     }
@@ -35,7 +41,8 @@ impl Values {
         if text.is_empty() {
             return Ok(());
         }
-        let body = hcl::edit::parser::parse_body(text).map_err(|e| Problem::new(None, format!("Failed to parse HCL variables: {e}")))?;
+        let body =
+            hcl::edit::parser::parse_body(text).map_err(|e| Problem::new(None, format!("Failed to parse HCL variables: {e}")))?;
         for a in body.attributes() {
             let value = self.evaluate(&a.value)?;
             self.vars.insert(a.key.as_str().to_owned(), value);
@@ -54,7 +61,9 @@ impl Values {
                 None => {
                     return Err(Problem::new(
                         b.ident.span(),
-                        format!("Unset variable {name:?}; A used variable must be set or have a default value; see https://developer.hashicorp.com/nomad/docs/job-specification/hcl2/syntax for details."),
+                        format!(
+                            "Unset variable {name:?}; A used variable must be set or have a default value; see https://developer.hashicorp.com/nomad/docs/job-specification/hcl2/syntax for details."
+                        ),
                     ));
                 }
             }
@@ -188,7 +197,8 @@ impl Values {
         }
         // HCL underlines what is inside the quotes.
         let span = source.span().map(|s| if value.is_string() && s.len() >= 2 { s.start + 1..s.end - 1 } else { s });
-        let wrong = |want: &str| Problem::new(span.clone(), format!("Unsuitable value type; Unsuitable value: {want} is required"));
+        let wrong =
+            |want: &str| Problem::new(span.clone(), format!("Unsuitable value type; Unsuitable value: {want} is required"));
         Ok(match kind {
             Attr::Str => json!(text(&value).ok_or_else(|| wrong("string"))?),
             Attr::Int => match &value {
@@ -205,12 +215,19 @@ impl Values {
                 Value::Number(_) => value,
                 Value::String(s) => match duration::parse(s) {
                     Some(ns) => json!(ns),
-                    None => return Err(Problem::new(span, format!("Unsuitable value type; Unsuitable duration value: {}", go_duration_error(s)))),
+                    None => {
+                        return Err(Problem::new(
+                            span,
+                            format!("Unsuitable value type; Unsuitable duration value: {}", go_duration_error(s)),
+                        ));
+                    }
                 },
                 _ => return Err(wrong("string")),
             },
             Attr::Strings => match &value {
-                Value::Array(a) => json!(a.iter().map(|v| text(v).ok_or_else(|| wrong("list of string"))).collect::<Result<Vec<_>, _>>()?),
+                Value::Array(a) => {
+                    json!(a.iter().map(|v| text(v).ok_or_else(|| wrong("list of string"))).collect::<Result<Vec<_>, _>>()?)
+                }
                 _ => return Err(wrong("list of string")),
             },
             Attr::Map => match value {
@@ -267,7 +284,11 @@ impl Values {
             match s {
                 Structure::Attribute(a) => {
                     let key = pascal(a.key.as_str());
-                    let kind = if ["Interval", "Timeout", "Delay", "Ttl", "TTL", "Splay"].contains(&key.as_str()) { Some(Attr::Duration) } else { None };
+                    let kind = if ["Interval", "Timeout", "Delay", "Ttl", "TTL", "Splay"].contains(&key.as_str()) {
+                        Some(Attr::Duration)
+                    } else {
+                        None
+                    };
                     let value = match kind {
                         Some(kind) => self.typed(&a.value, kind)?,
                         None => self.json(&a.value)?,

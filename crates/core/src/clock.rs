@@ -426,13 +426,20 @@ impl Subject<'_> {
         }
         let settle = self.cx.graces.settle;
         match basis {
-            // The SIGTERM follows what was seen, and its event follows that: with a short grace it is worth waiting for.
-            Basis::Seen => due.max(start + settle),
+            // The SIGTERM follows what was seen, and its event follows that. A task whose turn it is hears of it within a report;
+            // one that comes after others may not hear of it in time at all, and is due with them.
+            Basis::Seen if self.told_after_others() => due.max(start + settle),
+            Basis::Seen => due + settle,
             // Nomad tells the tasks of a group one after the other: a leader first, sidecars last. A stop is due as a whole, so what
             // was told late has little more than the first had; unless it was late because its node was away.
             Basis::Event if self.memory.is_some_and(|m| m.unreachable_at.is_some()) => due,
             Basis::Event => due.min(self.start_and_grace(cause, self.seen_told()) + settle),
         }
+    }
+
+    /// Whether Nomad tells others of the group before it: a leader first, sidecars last.
+    fn told_after_others(&self) -> bool {
+        self.spec.role == Role::Sidecar || (!self.spec.leader && self.group.tasks.values().any(|t| t.leader))
     }
 
     fn start_and_grace(&self, cause: Cause, start: Timestamp) -> Timestamp {

@@ -225,7 +225,7 @@ pub struct Operation {
 impl Operation {
     /// How much later than asked for the first DELETE reached Nomad; what a healthy controller takes is none.
     pub fn late(&self) -> Duration {
-        const HEALTHY: Duration = Duration::from_secs(1);
+        const HEALTHY: Duration = Duration::from_secs(5);
         let asked = self.request.demands().iter().map(|d| d.at).min();
         let late = self.progress.sent_at.zip(asked).map_or(Duration::ZERO, |(sent, asked)| sent.since(asked));
         if late > HEALTHY { late } else { Duration::ZERO }

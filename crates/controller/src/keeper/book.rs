@@ -725,6 +725,10 @@ fn note_clocks(
                 records.push(r);
             }
             Some(r) => {
+                // What was sent was sent by the clock as it was then.
+                if r.signalled_at.is_some() && r.ended_at.is_none() && r.operation == op {
+                    continue;
+                }
                 let moved = r.due != c.due();
                 if !moved
                     && r.start == c.start()

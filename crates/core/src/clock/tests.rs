@@ -143,26 +143,33 @@ fn stopped_counts_from_the_killing_event_and_moves_there_from_what_was_seen() {
     let spec = one_task();
     let silent = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![]))]);
     let first = derive_at(&silent, &spec, &[], &[], 10 * S);
-    assert_eq!(told(&first), one(Cause::Stopped, 10 * S, 12 * S));
+    assert_eq!(told(&first), one(Cause::Stopped, 10 * S, 13_500));
     assert_eq!(first.clocks[0].basis(), Basis::Seen);
     // A later look without an event does not move it.
     let memory = [record(&first.clocks[0])];
-    assert_eq!(told(&derive_at(&silent, &spec, &[], &memory, 11 * S)), one(Cause::Stopped, 10 * S, 12 * S));
+    assert_eq!(told(&derive_at(&silent, &spec, &[], &memory, 11 * S)), one(Cause::Stopped, 10 * S, 13_500));
     // The event shows: that was its SIGTERM.
     let with_event = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![event(EventKind::Killing, 10_300)]))]);
     assert_eq!(told(&derive_at(&with_event, &spec, &[], &memory, 11 * S)), one(Cause::Stopped, 10_300, 12_300));
 }
 
 #[test]
-fn with_a_grace_shorter_than_a_clients_report_the_event_is_waited_for() {
-    let spec = one_task();
+fn the_event_of_a_sigterm_is_waited_for_where_it_is_the_tasks_turn() {
+    let mut spec = one_task();
     let silent = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![]))]);
     let short = [Demand { at: at(9 * S), stop_timeout: Some(secs(1)), no_shutdown_delay: false, job_index: 5 }];
     let first = derive_at(&silent, &spec, &short, &[], 10 * S);
-    assert_eq!(told(&first), one(Cause::Stopped, 10 * S, 11_500));
+    assert_eq!(told(&first), one(Cause::Stopped, 10 * S, 12_500));
     let memory = [record(&first.clocks[0])];
     let shown = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![event(EventKind::Killing, 10_050)]))]);
     assert_eq!(told(&derive_at(&shown, &spec, &short, &memory, 11 * S)), one(Cause::Stopped, 10_050, 11_050));
+    // A sidecar hears of it when the others are dead: with no event it is due with them.
+    spec.groups.get_mut("g").unwrap().tasks.get_mut(&TaskName::from("t")).unwrap().role = Role::Sidecar;
+    let due = |timeout| {
+        let demand = Demand { stop_timeout: Some(secs(timeout)), ..short[0] };
+        derive_at(&silent, &spec, &[demand], &[], 10 * S).clocks[0].due()
+    };
+    assert_eq!((due(1), due(3)), (at(11_500), at(13 * S)));
 }
 
 #[test]
@@ -213,7 +220,7 @@ fn a_task_on_an_unreachable_node_that_was_never_told_waits_for_the_node() {
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![]))]);
     let mut memory = record(&derive_at(&a, &spec, &[], &[], 10 * S).clocks[0]);
     memory.unreachable_at = Some(at(12 * S));
-    assert_eq!(told(&derive_at(&a, &spec, &[], &[memory], 13 * S)), one(Cause::Stopped, 12 * S, 14 * S));
+    assert_eq!(told(&derive_at(&a, &spec, &[], &[memory], 13 * S)), one(Cause::Stopped, 12 * S, 15_500));
 }
 
 #[test]
@@ -280,9 +287,9 @@ fn a_shutdown_delay_counts_when_it_is_waited_for() {
     // No event yet: both the group's and the task's delay may be under way.
     spec.groups.get_mut("g").unwrap().shutdown_delay = secs(4);
     let silent = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![]))]);
-    assert_eq!(clocks(&silent, &spec, 10 * S), one(Cause::Stopped, 20 * S, 22 * S));
+    assert_eq!(clocks(&silent, &spec, 10 * S), one(Cause::Stopped, 20 * S, 23_500));
     let no_delay = Allocation { no_shutdown_delay: true, ..silent };
-    assert_eq!(clocks(&no_delay, &spec, 10 * S), one(Cause::Stopped, 10 * S, 12 * S));
+    assert_eq!(clocks(&no_delay, &spec, 10 * S), one(Cause::Stopped, 10 * S, 13_500));
 }
 
 #[test]

@@ -257,7 +257,7 @@ async fn kill_order() -> KillOrder {
     let graces = Config::default().graces();
     let demands: [Demand; 0] = [];
     let now = Timestamp::from_millis(1_795_244_600_000);
-    let cx = Context { spec: &spec.unwrap(), demands: &demands, graces: &graces, memory: &[], now };
+    let cx = Context { spec: &spec.unwrap(), demands: &demands, late: Duration::ZERO, graces: &graces, memory: &[], now };
     derive(&alloc, &cx).clocks[0].order(now).unwrap()
 }
 

@@ -73,6 +73,8 @@ pub struct JobSpec {
     pub version: u64,
     pub job_modify_index: u64,
     pub stopped: bool,
+    /// Periodic or parameterized: it has no allocations of its own, and stopping it stops none of its children (design fact 14).
+    pub parent: bool,
     pub groups: BTreeMap<String, GroupSpec>,
 }
 
@@ -97,6 +99,8 @@ impl JobSpec {
             version: job["Version"].as_u64().unwrap_or(0),
             job_modify_index: job["JobModifyIndex"].as_u64().unwrap_or(0),
             stopped: job["Stop"].as_bool().unwrap_or(false),
+            parent: job["ParentID"].as_str().unwrap_or("").is_empty()
+                && (job["Periodic"].is_object() || job["ParameterizedJob"].is_object()),
             groups: groups.map(|g| (g["Name"].as_str().unwrap_or("").to_owned(), group(g, job_type))).collect(),
         }
     }

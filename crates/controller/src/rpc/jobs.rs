@@ -131,6 +131,12 @@ pub async fn stop(
             None => return Err(Refusal::no_such_job(format!("there is no job {key} in Nomad at {}", rpc.nomad.address()))),
         },
     };
+    let mut warnings: Vec<String> = request.stop_timeout.and_then(|t| outrun(&spec, t)).into_iter().collect();
+    if spec.parent {
+        warnings.push(format!(
+            "{key} launches other jobs and has no tasks of its own; those that it launched go on: stop them by their own ids"
+        ));
+    }
     let now = rpc.clock.now();
     let demand = Demand {
         at: now,
@@ -145,7 +151,7 @@ pub async fn stop(
         actor: actor(&request.who, peer),
         reason: request.who.reason,
         at: now,
-        warnings: request.stop_timeout.and_then(|t| outrun(&spec, t)).into_iter().collect(),
+        warnings,
         idempotency,
     })
     .await

@@ -79,6 +79,7 @@ fn job(job_type: JobType, tasks: Vec<TaskSpec>) -> JobSpec {
         version: 0,
         job_modify_index: 5,
         stopped: false,
+        parent: false,
         groups: BTreeMap::from([("g".to_owned(), group)]),
     }
 }

@@ -32,9 +32,10 @@ pub async fn a_stop_joins_the_live_one(store: Arc<dyn Store>) {
     let hasty = NewOperation { warnings: vec!["w".into()], ..stop_within("a", 10, 5) };
     let Created::Joined(op) = store.create(hasty.clone()).await.unwrap() else { panic!("joined") };
     assert_eq!((op.id, op.deadline, op.revision), (first.id, Some(at(15)), 1));
-    assert_eq!((op.request.demands().len(), op.warnings.clone()), (2, vec!["w".to_owned()]));
+    assert_eq!((op.request.demands(), op.warnings.clone()), (&[demand(10, 5)][..], vec!["w".to_owned()]));
     let Created::Joined(op) = store.create(stop_within("a", 11, 600)).await.unwrap() else { panic!("joined") };
     assert_eq!(op.deadline, Some(at(15)), "a later deadline changes nothing");
+    assert_eq!(op.request.demands(), [demand(10, 5), demand(11, 600)], "but it wants its DELETE");
     assert_eq!(row(&store, op.id).await, op);
     assert_eq!(store.operation(hasty.id).await.unwrap(), None, "the joining request has no row of its own");
     assert_eq!(trail(&store, op.id).await, [Action::Requested, Action::Joined, Action::Joined]);

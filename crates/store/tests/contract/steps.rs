@@ -64,7 +64,8 @@ pub async fn a_join_while_running_makes_waiting_due_at_once(store: Arc<dyn Store
     assert_eq!((waiting.state, waiting.run_at, waiting.deadline), (State::Waiting, at(3), Some(at(7))));
     assert_eq!(waiting.warnings, ["ours", "theirs"]);
     let again = lease_one(&store, "h:1", at(3)).await;
-    assert_eq!(again.request.demands().len(), 2);
+    assert_eq!(again.request.demands(), [demand(2, 5)], "it outruns the first");
+    assert_eq!(again.progress.demands_sent, 0, "and wants a DELETE of its own");
     let waiting = store.finish_step(&again, step(&again, State::Waiting, at(300)), vec![], at(4)).await.unwrap();
     assert_eq!(waiting.run_at, at(300), "nobody joined since");
 }

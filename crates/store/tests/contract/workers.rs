@@ -39,7 +39,8 @@ pub async fn requests_at_once_make_one_stop(store: Arc<dyn Store>) {
     let created = all((0..24).map(|i| request(i, Arc::clone(&store)))).await;
     assert_eq!(created.iter().filter(|c| matches!(c, Created::New(_))).count(), 1);
     let live = store.live(Kind::Stop).await.unwrap();
-    assert_eq!((live.len(), live[0].revision, live[0].request.demands().len()), (1, 23, 24));
+    assert_eq!((live.len(), live[0].revision), (1, 23));
+    assert!(live[0].request.demands().contains(&demand(1, 30)), "the strictest stays: {:?}", live[0].request.demands());
     assert_eq!(live[0].deadline, Some(at(31)), "the earliest of all");
 }
 

@@ -124,7 +124,6 @@ mod keeps {
 
     /// Not a test by itself: what `acknowledged_rows_survive_kill_9` runs and kills.
     #[test]
-    #[ignore = "started by acknowledged_rows_survive_kill_9"]
     fn child_that_writes_until_it_is_killed() {
         let Some(path) = std::env::var_os(CHILD) else { return };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -146,7 +145,7 @@ mod keeps {
         let path = dir.path().join("curfew.db");
         for round in 1..=3 {
             let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "keeps::child_that_writes_until_it_is_killed", "--ignored", "--nocapture"])
+                .args(["--exact", "keeps::child_that_writes_until_it_is_killed", "--nocapture"])
                 .env(CHILD, &path)
                 .stdout(Stdio::piped())
                 .spawn()

@@ -1,6 +1,6 @@
 //! The kill clock: the instant at which Curfew sends SIGKILL to a task that was told to end and still lives.
 //!
-//! The way to a SIGKILL is one of types: only [`derive`] makes a [`KillClock`], and it makes one only for a live task that
+//! The way to a SIGKILL is one of types: only [`derive()`] makes a [`KillClock`], and it makes one only for a live task that
 //! Nomad shows as told to end; only a [`KillClock`] whose instant has come gives a [`KillOrder`]; and the one call that sends
 //! SIGKILL takes a [`KillOrder`]. What is persisted ([`ClockRecord`]) is memory, never authority.
 
@@ -93,7 +93,7 @@ pub struct Graces {
     pub settle: Duration,
 }
 
-/// What [`derive`] needs beside the allocation.
+/// What [`derive()`] needs beside the allocation.
 pub struct Context<'a> {
     /// The job as it was when the allocation was placed.
     pub spec: &'a JobSpec,

@@ -1,6 +1,6 @@
 //! What came of an allocation that was stopped, for the report.
 
-use crate::clock::{ClockRecord, Graces, own_stop_timeout};
+use crate::clock::{Basis, ClockRecord, Graces, own_stop_timeout};
 use crate::operation::{AllocOutcome, Demand, Outcome, TaskOutcome};
 use crate::spec::JobSpec;
 use crate::{Allocation, EventKind, Task, Timestamp};
@@ -22,10 +22,13 @@ pub fn of_allocation(
         }
         task.started_at?;
         let event = task.events.iter().find(|e| e.kind == EventKind::Killing && Some(e.at) >= task.running_since());
-        let term_at = record.map(|r| r.start).or(event.map(|e| e.at));
-        let kill_at = record.map(|r| r.due).or_else(|| {
+        // A clock that rests on a first sight alone moves to its event when that shows: until then it is not told.
+        let told = record.filter(|r| r.basis == Basis::Event || r.signalled_at.is_some());
+        let term_at = told.map(|r| r.start).or(event.map(|e| e.at));
+        let kill_at = told.map(|r| r.due).or_else(|| {
             let own = own_stop_timeout(spec?, spec?.task(&alloc.group, name)?, graces);
-            demands.iter().map(|d| d.at.max(term_at.unwrap_or(d.at)) + d.stop_timeout.unwrap_or(own)).min()
+            let term_at = term_at?;
+            demands.iter().map(|d| d.at.max(term_at) + d.stop_timeout.unwrap_or(own)).min()
         });
         let end = (!task.lives()).then(|| task.last(EventKind::Terminated)).flatten();
         Some(TaskOutcome {

@@ -80,8 +80,7 @@ impl Cluster {
         if let Some(n) = config.nodes.iter().find(|n| !names.insert(n.name.clone())) {
             return Err(Error::DuplicateNode(n.name.clone()));
         }
-        std::fs::create_dir_all(&config.data_dir)
-            .map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
+        std::fs::create_dir_all(&config.data_dir).map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
         let listener = match config.listen {
             Some(addr) => Some(listen(addr, config.listen_next_free).await?),
             None => None,
@@ -203,7 +202,7 @@ pub(crate) fn set_agent(core: &Arc<Core>, name: &str, agent: Agent) -> bool {
     let id = client.id().to_owned();
     if agent == Agent::Up {
         core.write(|s| server::heartbeat(s, &id));
-        client.resync();
+        client.resync(before == Agent::Cut);
     } else if before == Agent::Up {
         let at = Instant::now() + core.config.heartbeat_grace;
         core.write(|s| server::expect_heartbeat(s, &id, at));

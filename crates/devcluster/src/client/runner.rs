@@ -107,10 +107,11 @@ impl AllocRunner {
     }
 
     /// Tells the server again what it missed.
-    pub(crate) fn reconnected(&self) {
+    pub(crate) fn reconnected(&self, lived: bool) {
         let reported = lock(&self.last).clone();
         if reported.is_some() {
-            if self.alloc().client == ClientStatus::Unknown {
+            // An agent that was started anew has picked its tasks up again; it was not there to lose the server.
+            if lived && self.alloc().client == ClientStatus::Unknown {
                 for t in self.tasks.iter().filter(|t| t.phase() == Phase::Running) {
                     t.emit(self, TaskEvent::reconnected(self.now()));
                 }
@@ -222,7 +223,11 @@ impl AllocRunner {
     fn coordinate(&self, states: &TaskStates) {
         let of = |t: &TaskRunner| states.get(t.name()).map_or(Phase::Pending, |s| s.phase);
         let prestart_done = self.tasks.iter().filter(|t| t.spec().hook == Hook::Prestart).all(|t| {
-            if t.spec().sidecar { of(t) != Phase::Pending } else { of(t) == Phase::Dead && states.get(t.name()).is_some_and(|s| !s.failed) }
+            if t.spec().sidecar {
+                of(t) != Phase::Pending
+            } else {
+                of(t) == Phase::Dead && states.get(t.name()).is_some_and(|s| !s.failed)
+            }
         });
         let mains: Vec<&Arc<TaskRunner>> = self.tasks.iter().filter(|t| t.spec().hook == Hook::Main).collect();
         let mains_running = mains.iter().all(|t| of(t) == Phase::Running);

@@ -35,12 +35,16 @@ pub(crate) struct Filter(Expr);
 impl Filter {
     /// The error is what follows `failed to read filter expression: ` in Nomad's answer.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let mut p = Parser { text, at: 0, depth: 0 };
+        let mut p = Parser { text, at: 0, depth: 0, each: false };
         p.space();
         let expr = p.or()?;
         p.space();
         if p.at < text.len() {
-            return Err(p.unexpected(&["\"and\"", "\"or\"", "[ \\t\\r\\n]", "EOF"]));
+            return Err(if p.each {
+                p.unexpected(&["[ \\t\\r\\n]", "EOF"])
+            } else {
+                p.unexpected(&["\"and\"", "\"or\"", "[ \\t\\r\\n]", "EOF"])
+            });
         }
         Ok(Self(expr))
     }
@@ -60,6 +64,8 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    /// The expression just read ends with an `any` or `all`, which nothing may follow.
+    each: bool,
 }
 
 impl<'a> Parser<'a> {
@@ -120,17 +126,37 @@ impl<'a> Parser<'a> {
         out
     }
 
+    /// `any` and `all` stand alone or at the end of an `or`; beside an `and` or a `not` they need parentheses, as in go-bexpr.
     fn or_inner(&mut self) -> Result<Expr, String> {
+        if let Some(each) = self.any_or_all()? {
+            return Ok(each);
+        }
         let mut left = self.and()?;
         loop {
             let back = self.at;
-            if self.space() && self.word("or") && self.space() {
-                left = Expr::Or(Box::new(left), Box::new(self.and()?));
-                continue;
+            if !(self.space() && self.word("or") && self.space()) {
+                self.at = back;
+                self.each = false;
+                return Ok(left);
+            }
+            if let Some(each) = self.any_or_all()? {
+                return Ok(Expr::Or(Box::new(left), Box::new(each)));
+            }
+            left = Expr::Or(Box::new(left), Box::new(self.and()?));
+        }
+    }
+
+    fn any_or_all(&mut self) -> Result<Option<Expr>, String> {
+        for (word, all) in [("any", false), ("all", true)] {
+            let back = self.at;
+            if self.word(word) && self.space() && self.peek().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') {
+                let each = self.each(all)?;
+                self.each = true;
+                return Ok(Some(each));
             }
             self.at = back;
-            return Ok(left);
         }
+        Ok(None)
     }
 
     fn and(&mut self) -> Result<Expr, String> {
@@ -165,14 +191,11 @@ impl<'a> Parser<'a> {
             self.space();
             let inner = self.or()?;
             self.space();
-            return if self.literal(")") { Ok(inner) } else { Err(self.unexpected(&["\")\"", "\"and\"", "\"or\"", "[ \\t\\r\\n]"])) };
-        }
-        for (word, all) in [("any", false), ("all", true)] {
-            let back = self.at;
-            if self.word(word) && self.space() {
-                return self.each(all);
-            }
-            self.at = back;
+            return if self.literal(")") {
+                Ok(inner)
+            } else {
+                Err(self.unexpected(&["\")\"", "\"and\"", "\"or\"", "[ \\t\\r\\n]"]))
+            };
         }
         self.comparison()
     }
@@ -200,7 +223,9 @@ impl<'a> Parser<'a> {
         let body = self.or()?;
         self.space();
         if !self.literal("}") {
-            return Err(self.unexpected(&["\"and\"", "\"or\"", "\"}\"", "[ \\t\\r\\n]"]));
+            let end: &[&str] =
+                if self.each { &["\"}\"", "[ \\t\\r\\n]"] } else { &["\"and\"", "\"or\"", "\"}\"", "[ \\t\\r\\n]"] };
+            return Err(self.unexpected(end));
         }
         Ok(Expr::Each { all, selector, names: (first, second), body: Box::new(body) })
     }
@@ -231,9 +256,12 @@ impl<'a> Parser<'a> {
         self.space();
         let value = self.value()?;
         let regex = match op {
-            Op::Matches | Op::NotMatches => {
-                Some(RegexBuilder::new(&value).size_limit(REGEX_SIZE).build().map_err(|e| format!("failed to compile regular expression {value:?}: {e}"))?)
-            }
+            Op::Matches | Op::NotMatches => Some(
+                RegexBuilder::new(&value)
+                    .size_limit(REGEX_SIZE)
+                    .build()
+                    .map_err(|e| format!("failed to compile regular expression {value:?}: {e}"))?,
+            ),
             _ => None,
         };
         Ok(Expr::Match { selector, op, value, regex })
@@ -296,7 +324,19 @@ impl<'a> Parser<'a> {
 
     fn selector(&mut self) -> Result<Vec<String>, String> {
         if !self.peek().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') {
-            return Err(self.unexpected(&["\"(\"", "\"-\"", "\"0\"", "\"\\\"\"", "\"`\"", "\"all\"", "\"any\"", "\"not\"", "[ \\t\\r\\n]", "[1-9]", "[a-zA-Z]"]));
+            return Err(self.unexpected(&[
+                "\"(\"",
+                "\"-\"",
+                "\"0\"",
+                "\"\\\"\"",
+                "\"`\"",
+                "\"all\"",
+                "\"any\"",
+                "\"not\"",
+                "[ \\t\\r\\n]",
+                "[1-9]",
+                "[a-zA-Z]",
+            ]));
         }
         let mut out = vec![self.name()?];
         loop {
@@ -420,6 +460,9 @@ mod tests {
     #[test]
     fn errors_have_a_place() {
         let e = Filter::parse("  Bad =").unwrap_err();
-        assert_eq!(e, "1:7 (6): no match found, expected: \"!=\", \"==\", \"contains\", \"in\", \"is\", \"matches\", \"not\" or [ \\t\\r\\n]");
+        assert_eq!(
+            e,
+            "1:7 (6): no match found, expected: \"!=\", \"==\", \"contains\", \"in\", \"is\", \"matches\", \"not\" or [ \\t\\r\\n]"
+        );
     }
 }

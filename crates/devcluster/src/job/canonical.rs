@@ -80,8 +80,12 @@ pub(crate) fn api(job: &mut Value) {
         fill(
             p,
             &[
-                ("Enabled", json!(true)), ("Spec", json!("")), ("Specs", Value::Null), ("SpecType", json!("cron")),
-                ("ProhibitOverlap", json!(false)), ("TimeZone", json!("UTC")),
+                ("Enabled", json!(true)),
+                ("Spec", json!("")),
+                ("Specs", Value::Null),
+                ("SpecType", json!("cron")),
+                ("ProhibitOverlap", json!(false)),
+                ("TimeZone", json!("UTC")),
             ],
         );
     }
@@ -140,8 +144,11 @@ fn group(
     fill(
         &mut restart,
         &[
-            ("Attempts", json!(attempts)), ("Interval", json!(interval)), ("Delay", json!(15_000_000_000_i64)),
-            ("Mode", json!("fail")), ("RenderTemplates", json!(false)),
+            ("Attempts", json!(attempts)),
+            ("Interval", json!(interval)),
+            ("Delay", json!(15_000_000_000_i64)),
+            ("Mode", json!("fail")),
+            ("RenderTemplates", json!(false)),
         ],
     );
     g.insert("RestartPolicy".into(), Value::Object(restart.clone()));
@@ -152,16 +159,24 @@ fn group(
             fill(
                 &mut r,
                 &[
-                    ("Attempts", json!(1)), ("Interval", json!(86_400_000_000_000_i64)), ("Delay", json!(5_000_000_000_i64)),
-                    ("DelayFunction", json!("constant")), ("MaxDelay", json!(0)), ("Unlimited", json!(false)),
+                    ("Attempts", json!(1)),
+                    ("Interval", json!(86_400_000_000_000_i64)),
+                    ("Delay", json!(5_000_000_000_i64)),
+                    ("DelayFunction", json!("constant")),
+                    ("MaxDelay", json!(0)),
+                    ("Unlimited", json!(false)),
                 ],
             );
         } else {
             fill(
                 &mut r,
                 &[
-                    ("Attempts", json!(0)), ("Interval", json!(0)), ("Delay", json!(30_000_000_000_i64)),
-                    ("DelayFunction", json!("exponential")), ("MaxDelay", json!(3_600_000_000_000_i64)), ("Unlimited", json!(true)),
+                    ("Attempts", json!(0)),
+                    ("Interval", json!(0)),
+                    ("Delay", json!(30_000_000_000_i64)),
+                    ("DelayFunction", json!("exponential")),
+                    ("MaxDelay", json!(3_600_000_000_000_i64)),
+                    ("Unlimited", json!(true)),
                 ],
             );
         }
@@ -172,11 +187,25 @@ fn group(
         fill(
             &mut m,
             &[
-                ("HealthCheck", json!("checks")), ("HealthyDeadline", json!(300_000_000_000_i64)),
-                ("MaxParallel", json!(1)), ("MinHealthyTime", json!(10_000_000_000_i64)),
+                ("HealthCheck", json!("checks")),
+                ("HealthyDeadline", json!(300_000_000_000_i64)),
+                ("MaxParallel", json!(1)),
+                ("MinHealthyTime", json!(10_000_000_000_i64)),
             ],
         );
         g.insert("Migrate".into(), Value::Object(m));
+        if let Some(Value::Object(d)) = g.get_mut("Disconnect") {
+            let null = Value::Null;
+            fill(
+                d,
+                &[
+                    ("LostAfter", json!(0)),
+                    ("StopOnClientAfter", null),
+                    ("Replace", json!(true)),
+                    ("Reconcile", json!("best_score")),
+                ],
+            );
+        }
     }
     if kind == "service" || kind == "system" {
         let mut u = merged(job_update, object(g.get("Update")));
@@ -205,7 +234,10 @@ fn task(t: &mut Map<String, Value>, restart: &Map<String, Value>) {
     fill(&mut r, &[("Cores", json!(0)), ("MemoryMB", json!(300)), ("CPU", json!(if cores > 0 { 0 } else { 100 }))]);
     t.insert("Resources".into(), Value::Object(r));
     let mut log = object(t.get("LogConfig")).unwrap_or_default();
-    fill(&mut log, &[("Disabled", json!(false)), ("Enabled", Value::Null), ("MaxFileSizeMB", json!(10)), ("MaxFiles", json!(10))]);
+    fill(
+        &mut log,
+        &[("Disabled", json!(false)), ("Enabled", Value::Null), ("MaxFileSizeMB", json!(10)), ("MaxFiles", json!(10))],
+    );
     t.insert("LogConfig".into(), Value::Object(log));
     let mut own = object(t.get("RestartPolicy")).unwrap_or_default();
     for (key, value) in restart {
@@ -219,9 +251,18 @@ fn task(t: &mut Map<String, Value>, restart: &Map<String, Value>) {
         fill(
             tmpl,
             &[
-                ("ChangeMode", json!("restart")), ("ChangeSignal", json!("")), ("DestPath", json!("")), ("EmbeddedTmpl", json!("")),
-                ("Envvars", json!(false)), ("ErrMissingKey", json!(false)), ("LeftDelim", json!("{{")), ("RightDelim", json!("}}")),
-                ("Perms", json!("0644")), ("SourcePath", json!("")), ("Splay", json!(5_000_000_000_i64)), ("VaultGrace", json!(0)),
+                ("ChangeMode", json!("restart")),
+                ("ChangeSignal", json!("")),
+                ("DestPath", json!("")),
+                ("EmbeddedTmpl", json!("")),
+                ("Envvars", json!(false)),
+                ("ErrMissingKey", json!(false)),
+                ("LeftDelim", json!("{{")),
+                ("RightDelim", json!("}}")),
+                ("Perms", json!("0644")),
+                ("SourcePath", json!("")),
+                ("Splay", json!(5_000_000_000_i64)),
+                ("VaultGrace", json!(0)),
                 ("Once", json!(false)),
             ],
         );

@@ -27,7 +27,13 @@ pub(crate) struct Placer<'a> {
 }
 
 impl<'a> Placer<'a> {
-    pub(crate) fn new(state: &'a State, job: &JobSpec, group: &GroupSpec, same_job: HashMap<String, usize>, taken: HashMap<String, Usage>) -> Self {
+    pub(crate) fn new(
+        state: &'a State,
+        job: &JobSpec,
+        group: &GroupSpec,
+        same_job: HashMap<String, usize>,
+        taken: HashMap<String, Usage>,
+    ) -> Self {
         let mut failure = PlacementFailure { pool: job.node_pool.clone(), ..PlacementFailure::default() };
         let mut feasible = Vec::new();
         for node in state.nodes.values().filter(|n| n.is_ready()) {
@@ -143,6 +149,11 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// The reason a node is no good for the group, as placement metrics name it.
+/// Whether what runs on a node may stay there under a changed job: else it cannot be updated in place.
+pub(crate) fn may_stay(node: &Node, job: &JobSpec, group: &GroupSpec) -> bool {
+    in_datacenter(&job.datacenters, &node.config.datacenter) && refusal(node, job, group).is_none()
+}
+
 fn refusal(node: &Node, job: &JobSpec, group: &GroupSpec) -> Option<String> {
     if let Some(t) = group.tasks.iter().find(|t| !node.config.drivers.contains(&t.driver)) {
         tracing::trace!(node = %node.name, driver = %t.driver, "driver missing");

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::feasible::{Placer, count_by_node};
-use super::plan::{LOST, MIGRATING, NOT_NEEDED, Place, Plan, RESCHEDULED, Stop, UPDATING};
 use super::cancelled;
+use super::feasible::{Placer, count_by_node, may_stay};
+use super::plan::{LOST, MIGRATING, NOT_NEEDED, Place, Plan, RESCHEDULED, Stop, UPDATING};
 use crate::job::{GroupSpec, Job, JobKey, JobKind};
 use crate::state::{
-    Alloc, ClientStatus, Deployment, DeploymentStatus, Desired, Eval, GroupRollout, GroupUpdates, NodeStatus, Reschedule, State, Usage,
+    Alloc, ClientStatus, Deployment, DeploymentStatus, Desired, Eval, GroupRollout, GroupUpdates, NodeStatus, Reschedule, State,
+    Usage,
 };
 
 /// An allocation still to be placed.
@@ -110,7 +111,8 @@ fn plan_group(
     // One allocation a slot; a canary may stand beside the one it tries to replace.
     kept.sort_by_key(|a| (a.slot, is_canary(a), a.create_index));
     let mut seen = BTreeSet::new();
-    let promoted = deployment.as_ref().and_then(|d| d.groups.get(&group.name)).is_none_or(|g| g.promoted || g.desired_canaries == 0);
+    let promoted =
+        deployment.as_ref().and_then(|d| d.groups.get(&group.name)).is_none_or(|g| g.promoted || g.desired_canaries == 0);
     let mut survivors: Vec<Arc<Alloc>> = Vec::new();
     let replaced: BTreeSet<usize> = if promoted {
         kept.iter().filter(|a| is_canary(a) && same_version(a, job)).map(|a| a.slot).collect()
@@ -144,7 +146,10 @@ fn plan_group(
         let current = old.job_modify_index == job.job_modify_index && old.create_index == job.create_index;
         if current || a.client.is_terminal() {
             updates.ignore += 1;
-        } else if a.spec().fingerprint == group.fingerprint && old.spec.meta == job.spec.meta {
+        } else if a.spec().fingerprint == group.fingerprint
+            && old.spec.meta == job.spec.meta
+            && s.nodes.get(&a.node_id).is_some_and(|n| may_stay(n, &job.spec, group))
+        {
             in_place.push(a.clone());
         } else {
             destructive.push(a.clone());
@@ -153,7 +158,8 @@ fn plan_group(
 
     let rolls = group.update.is_some() && job.spec.kind == JobKind::Service;
     let update = group.update.as_ref().filter(|_| rolls);
-    let missing = group.count.saturating_sub(survivors.iter().filter(|a| !is_canary(a) || promoted).count() + sorted.replace.len());
+    let missing =
+        group.count.saturating_sub(survivors.iter().filter(|a| !is_canary(a) || promoted).count() + sorted.replace.len());
     let wants_change = !destructive.is_empty() || !in_place.is_empty();
     if let Some(u) = update
         && group.count > 0
@@ -224,7 +230,14 @@ fn plan_group(
     for a in destructive.into_iter().take(limit) {
         updates.destructive += 1;
         stop(s, &mut plan.stops, a.clone(), UPDATING);
-        wants.push(Want { slot: a.slot, avoid: String::new(), previous: Some(a), reschedules: vec![], canary: false, in_deployment });
+        wants.push(Want {
+            slot: a.slot,
+            avoid: String::new(),
+            previous: Some(a),
+            reschedules: vec![],
+            canary: false,
+            in_deployment,
+        });
     }
 
     // Replacements of what was lost, migrated or failed, then slots nobody holds.
@@ -476,7 +489,10 @@ fn place(
         match placer.choose(&w.avoid) {
             Some(node) => {
                 if !w.canary && w.previous.as_ref().is_none_or(|p| p.desired == Desired::Run) {
-                    let updating = plan.stops.iter().any(|x| x.description == UPDATING && w.previous.as_ref().is_some_and(|p| p.id == x.alloc.id));
+                    let updating = plan
+                        .stops
+                        .iter()
+                        .any(|x| x.description == UPDATING && w.previous.as_ref().is_some_and(|p| p.id == x.alloc.id));
                     if !updating {
                         updates.place += 1;
                     }

@@ -35,7 +35,14 @@ pub(crate) fn look(s: &mut State, id: &str) {
     if d.status != DeploymentStatus::Running {
         return;
     }
-    let unhealthy_fails = d.groups.values().any(|g| g.unhealthy > 0 && (g.progress_deadline == 0));
+    // Without rescheduling an unhealthy allocation stays what it is: there is nothing to wait for.
+    let job = s.job(&d.job);
+    let final_one = |name: &str| {
+        job.as_ref()
+            .and_then(|j| j.spec.groups.iter().find(|g| g.name == name))
+            .is_some_and(|g| !g.reschedule.unlimited && g.reschedule.attempts == 0)
+    };
+    let unhealthy_fails = d.groups.iter().any(|(name, g)| g.unhealthy > 0 && (g.progress_deadline == 0 || final_one(name)));
     if unhealthy_fails {
         fail(s, &d, "Failed due to unhealthy allocations");
         return;
@@ -104,7 +111,9 @@ pub(crate) fn fail(s: &mut State, d: &Deployment, why: &str) -> Failed {
     let stable = if wants_revert { stable_version(s, &d.job, d.job_version) } else { None };
     let same = stable.is_some_and(|v| same_specification(s, &d.job, v, d.job_version));
     let description = match (wants_revert, stable) {
-        (true, Some(v)) if same => format!("{why} - not rolling back to stable job version {v} as current job has same specification"),
+        (true, Some(v)) if same => {
+            format!("{why} - not rolling back to stable job version {v} as current job has same specification")
+        }
         (true, Some(v)) => format!("{why} - rolling back to job version {v}"),
         (true, None) => format!("{why} - no stable job version to auto revert to"),
         (false, _) => why.to_owned(),
@@ -138,7 +147,8 @@ fn same_specification(s: &State, key: &JobKey, a: u64, b: u64) -> bool {
     let of = |n| entry.versions.iter().find(|v| v.version == n).map(|v| &v.spec.groups);
     match (of(a), of(b)) {
         (Some(x), Some(y)) => {
-            x.len() == y.len() && x.iter().zip(y).all(|(x, y)| x.fingerprint == y.fingerprint && x.count == y.count && x.name == y.name)
+            x.len() == y.len()
+                && x.iter().zip(y).all(|(x, y)| x.fingerprint == y.fingerprint && x.count == y.count && x.name == y.name)
         }
         _ => false,
     }

@@ -202,7 +202,7 @@ pub(crate) fn set_agent(core: &Arc<Core>, name: &str, agent: Agent) -> bool {
     let id = client.id().to_owned();
     if agent == Agent::Up {
         core.write(|s| server::heartbeat(s, &id));
-        client.resync();
+        client.resync(before == Agent::Cut);
     } else if before == Agent::Up {
         let at = Instant::now() + core.config.heartbeat_grace;
         core.write(|s| server::expect_heartbeat(s, &id, at));

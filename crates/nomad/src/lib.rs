@@ -38,3 +38,8 @@ pub use nodes::{Node, NodeStatus, NodeStub};
 pub use signal::SignalOutcome;
 pub use transport::{Body, Transport, TransportError};
 pub use wire::BadAllocation;
+
+/// Every call that this crate can make, as `METHOD path-template`: what a stand-in for Nomad has to answer.
+pub fn routes() -> impl Iterator<Item = &'static str> {
+    route::Route::ALL.iter().map(|r| r.label())
+}

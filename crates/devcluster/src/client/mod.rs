@@ -24,7 +24,7 @@ pub(crate) use template::inside;
 
 use crate::config::NodeConfig;
 use crate::core::Core;
-use crate::state::{Alloc, ClientStatus, TaskStates};
+use crate::state::{Alloc, ClientStatus, State, TaskStates};
 
 /// Updates that are not urgent wait for every fifth batch.
 const TYPICAL_TICKS: u32 = 5;
@@ -180,16 +180,22 @@ impl NodeClient {
             }
             (None, Some(alloc)) if !alloc.client.is_terminal() => {
                 let previous = self.runner(&alloc.prev_alloc);
+                let far = if previous.is_none() { alloc.prev_alloc.clone() } else { String::new() };
                 let runner = AllocRunner::new(self.clone(), alloc, core.clock.clone());
                 lock(&self.runners).insert(id.to_owned(), runner.clone());
-                core.tracker.spawn(runner.run(previous, core.cancel.clone()));
+                let waiting = core.clone();
+                core.tracker.spawn(async move {
+                    gone_elsewhere(&waiting, &far).await;
+                    runner.run(previous, waiting.cancel.clone()).await;
+                });
             }
             (None, _) => {}
         }
     }
 
     /// After a time away: everything the server wants now, and everything the client has to say.
-    pub(crate) fn resync(self: &Arc<Self>) {
+    /// `lived`: its agent ran on, only the server did not hear it.
+    pub(crate) fn resync(self: &Arc<Self>, lived: bool) {
         let Some(core) = self.core() else { return };
         let wanted: Vec<Arc<Alloc>> = core.write(|s| {
             s.for_node.remove(&self.id);
@@ -206,7 +212,7 @@ impl NodeClient {
         }
         let runners: Vec<Arc<AllocRunner>> = lock(&self.runners).values().cloned().collect();
         for runner in runners {
-            runner.reconnected();
+            runner.reconnected(lived);
         }
     }
 
@@ -266,4 +272,22 @@ impl NodeClient {
 
 fn nanos(ns: u128) -> Duration {
     Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+}
+
+/// Until the allocation before, which is another node's, is over as far as the server knows.
+async fn gone_elsewhere(core: &Arc<Core>, previous: &str) {
+    let mut changed = core.changed.subscribe();
+    loop {
+        changed.borrow_and_update();
+        let lives =
+            |s: &State| s.allocs.get(previous).is_some_and(|a| !a.client.is_terminal() && a.client != ClientStatus::Unknown);
+        if previous.is_empty() || !core.read(lives) {
+            return;
+        }
+        tokio::select! {
+            biased;
+            () = core.cancel.cancelled() => return,
+            news = changed.changed() => if news.is_err() { return },
+        }
+    }
 }

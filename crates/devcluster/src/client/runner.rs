@@ -107,10 +107,11 @@ impl AllocRunner {
     }
 
     /// Tells the server again what it missed.
-    pub(crate) fn reconnected(&self) {
+    pub(crate) fn reconnected(&self, lived: bool) {
         let reported = lock(&self.last).clone();
         if reported.is_some() {
-            if self.alloc().client == ClientStatus::Unknown {
+            // An agent that was started anew has picked its tasks up again; it was not there to lose the server.
+            if lived && self.alloc().client == ClientStatus::Unknown {
                 for t in self.tasks.iter().filter(|t| t.phase() == Phase::Running) {
                     t.emit(self, TaskEvent::reconnected(self.now()));
                 }

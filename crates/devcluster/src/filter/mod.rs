@@ -35,12 +35,16 @@ pub(crate) struct Filter(Expr);
 impl Filter {
     /// The error is what follows `failed to read filter expression: ` in Nomad's answer.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let mut p = Parser { text, at: 0, depth: 0 };
+        let mut p = Parser { text, at: 0, depth: 0, each: false };
         p.space();
         let expr = p.or()?;
         p.space();
         if p.at < text.len() {
-            return Err(p.unexpected(&["\"and\"", "\"or\"", "[ \\t\\r\\n]", "EOF"]));
+            return Err(if p.each {
+                p.unexpected(&["[ \\t\\r\\n]", "EOF"])
+            } else {
+                p.unexpected(&["\"and\"", "\"or\"", "[ \\t\\r\\n]", "EOF"])
+            });
         }
         Ok(Self(expr))
     }
@@ -60,6 +64,8 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    /// The expression just read ends with an `any` or `all`, which nothing may follow.
+    each: bool,
 }
 
 impl<'a> Parser<'a> {
@@ -120,17 +126,37 @@ impl<'a> Parser<'a> {
         out
     }
 
+    /// `any` and `all` stand alone or at the end of an `or`; beside an `and` or a `not` they need parentheses, as in go-bexpr.
     fn or_inner(&mut self) -> Result<Expr, String> {
+        if let Some(each) = self.any_or_all()? {
+            return Ok(each);
+        }
         let mut left = self.and()?;
         loop {
             let back = self.at;
-            if self.space() && self.word("or") && self.space() {
-                left = Expr::Or(Box::new(left), Box::new(self.and()?));
-                continue;
+            if !(self.space() && self.word("or") && self.space()) {
+                self.at = back;
+                self.each = false;
+                return Ok(left);
+            }
+            if let Some(each) = self.any_or_all()? {
+                return Ok(Expr::Or(Box::new(left), Box::new(each)));
+            }
+            left = Expr::Or(Box::new(left), Box::new(self.and()?));
+        }
+    }
+
+    fn any_or_all(&mut self) -> Result<Option<Expr>, String> {
+        for (word, all) in [("any", false), ("all", true)] {
+            let back = self.at;
+            if self.word(word) && self.space() && self.peek().is_some_and(|c| c.is_ascii_alphabetic() || c == '_') {
+                let each = self.each(all)?;
+                self.each = true;
+                return Ok(Some(each));
             }
             self.at = back;
-            return Ok(left);
         }
+        Ok(None)
     }
 
     fn and(&mut self) -> Result<Expr, String> {
@@ -171,13 +197,6 @@ impl<'a> Parser<'a> {
                 Err(self.unexpected(&["\")\"", "\"and\"", "\"or\"", "[ \\t\\r\\n]"]))
             };
         }
-        for (word, all) in [("any", false), ("all", true)] {
-            let back = self.at;
-            if self.word(word) && self.space() {
-                return self.each(all);
-            }
-            self.at = back;
-        }
         self.comparison()
     }
 
@@ -204,7 +223,9 @@ impl<'a> Parser<'a> {
         let body = self.or()?;
         self.space();
         if !self.literal("}") {
-            return Err(self.unexpected(&["\"and\"", "\"or\"", "\"}\"", "[ \\t\\r\\n]"]));
+            let end: &[&str] =
+                if self.each { &["\"}\"", "[ \\t\\r\\n]"] } else { &["\"and\"", "\"or\"", "\"}\"", "[ \\t\\r\\n]"] };
+            return Err(self.unexpected(end));
         }
         Ok(Expr::Each { all, selector, names: (first, second), body: Box::new(body) })
     }

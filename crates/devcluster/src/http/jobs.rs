@@ -152,6 +152,15 @@ pub(crate) fn check(s: &State, raw: &Value) -> (Value, validate::Errors) {
     (job, errors)
 }
 
+/// What Nomad takes, but not without a word.
+fn warnings(job: &Value) -> String {
+    let cron = job.get("Periodic").and_then(|p| p.get("Spec")).and_then(Value::as_str).unwrap_or_default();
+    if cron.is_empty() {
+        return String::new();
+    }
+    "1 warning:\n\n* cron is deprecated and may be removed in a future release. Use crons instead".into()
+}
+
 pub(crate) fn register(call: &Call, id: Option<&str>) -> Result<Response, Response> {
     let (body, raw) = job_of(call, id)?;
     call.core.write(|s| {
@@ -175,11 +184,12 @@ pub(crate) fn register(call: &Call, id: Option<&str>) -> Result<Response, Respon
                 return Err(reply::text(500, &format!("Enforcing job modify index {wanted}: {why}")));
             }
         }
+        let warnings = warnings(&job);
         let r = server::register(s, job, "job-register");
         Ok(reply::written(
             &json!({
                 "EvalCreateIndex": r.eval_index, "EvalID": r.eval_id, "Index": r.index, "JobModifyIndex": r.job_modify_index,
-                "KnownLeader": false, "LastContact": 0, "NextToken": "", "Warnings": "",
+                "KnownLeader": false, "LastContact": 0, "NextToken": "", "Warnings": warnings,
             }),
             r.index,
         ))

@@ -194,6 +194,18 @@ fn group(
             ],
         );
         g.insert("Migrate".into(), Value::Object(m));
+        if let Some(Value::Object(d)) = g.get_mut("Disconnect") {
+            let null = Value::Null;
+            fill(
+                d,
+                &[
+                    ("LostAfter", json!(0)),
+                    ("StopOnClientAfter", null),
+                    ("Replace", json!(true)),
+                    ("Reconcile", json!("best_score")),
+                ],
+            );
+        }
     }
     if kind == "service" || kind == "system" {
         let mut u = merged(job_update, object(g.get("Update")));

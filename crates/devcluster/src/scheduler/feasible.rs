@@ -149,6 +149,11 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// The reason a node is no good for the group, as placement metrics name it.
+/// Whether what runs on a node may stay there under a changed job: else it cannot be updated in place.
+pub(crate) fn may_stay(node: &Node, job: &JobSpec, group: &GroupSpec) -> bool {
+    in_datacenter(&job.datacenters, &node.config.datacenter) && refusal(node, job, group).is_none()
+}
+
 fn refusal(node: &Node, job: &JobSpec, group: &GroupSpec) -> Option<String> {
     if let Some(t) = group.tasks.iter().find(|t| !node.config.drivers.contains(&t.driver)) {
         tracing::trace!(node = %node.name, driver = %t.driver, "driver missing");

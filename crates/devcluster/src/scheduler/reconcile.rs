@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::cancelled;
-use super::feasible::{Placer, count_by_node};
+use super::feasible::{Placer, count_by_node, may_stay};
 use super::plan::{LOST, MIGRATING, NOT_NEEDED, Place, Plan, RESCHEDULED, Stop, UPDATING};
 use crate::job::{GroupSpec, Job, JobKey, JobKind};
 use crate::state::{
@@ -146,7 +146,10 @@ fn plan_group(
         let current = old.job_modify_index == job.job_modify_index && old.create_index == job.create_index;
         if current || a.client.is_terminal() {
             updates.ignore += 1;
-        } else if a.spec().fingerprint == group.fingerprint && old.spec.meta == job.spec.meta {
+        } else if a.spec().fingerprint == group.fingerprint
+            && old.spec.meta == job.spec.meta
+            && s.nodes.get(&a.node_id).is_some_and(|n| may_stay(n, &job.spec, group))
+        {
             in_place.push(a.clone());
         } else {
             destructive.push(a.clone());

@@ -35,7 +35,14 @@ pub(crate) fn look(s: &mut State, id: &str) {
     if d.status != DeploymentStatus::Running {
         return;
     }
-    let unhealthy_fails = d.groups.values().any(|g| g.unhealthy > 0 && (g.progress_deadline == 0));
+    // Without rescheduling an unhealthy allocation stays what it is: there is nothing to wait for.
+    let job = s.job(&d.job);
+    let final_one = |name: &str| {
+        job.as_ref()
+            .and_then(|j| j.spec.groups.iter().find(|g| g.name == name))
+            .is_some_and(|g| !g.reschedule.unlimited && g.reschedule.attempts == 0)
+    };
+    let unhealthy_fails = d.groups.iter().any(|(name, g)| g.unhealthy > 0 && (g.progress_deadline == 0 || final_one(name)));
     if unhealthy_fails {
         fail(s, &d, "Failed due to unhealthy allocations");
         return;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::task::{TaskState, TaskStates};
 use crate::clock::rfc3339;
-use crate::job::{GroupSpec, Job, JobKey};
+use crate::job::{GroupSpec, Job, JobKey, JobKind};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Desired {
@@ -276,12 +276,19 @@ impl Alloc {
 
     fn metrics(&self) -> Value {
         let dc = self.job.spec.datacenters.first().cloned().unwrap_or_default();
+        // The system scheduler asks only whether it fits.
+        let scores = match self.job.spec.kind {
+            JobKind::Service | JobKind::Batch => {
+                json!({"binpack": 0.01, "job-anti-affinity": 0, "node-affinity": 0, "node-reschedule-penalty": 0})
+            }
+            JobKind::System | JobKind::SysBatch => json!({"binpack": 0.01}),
+        };
         json!({
             "AllocationTime": 50_000, "ClassExhausted": null, "ClassFiltered": null, "CoalescedFailures": 0,
             "ConstraintFiltered": null, "DimensionExhausted": null, "NodePool": self.job.spec.node_pool,
             "NodesAvailable": {dc: self.nodes_in_dc}, "NodesEvaluated": 1, "NodesExhausted": 0, "NodesFiltered": 0,
             "NodesInPool": self.nodes_in_dc, "QuotaExhausted": null, "ResourcesExhausted": null,
-            "ScoreMetaData": [{"NodeID": self.node_id, "NormScore": 0.01, "Scores": {"binpack": 0.01}}], "Scores": null,
+            "ScoreMetaData": [{"NodeID": self.node_id, "NormScore": 0.01, "Scores": scores}], "Scores": null,
         })
     }
 }
@@ -313,9 +320,7 @@ impl Serialize for Stub<'_> {
         m.serialize_field("JobType", a.job.spec.kind.as_str())?;
         m.serialize_field("JobVersion", &a.job.version)?;
         m.serialize_field("TaskGroup", &a.spec().name)?;
-        if self.resources {
-            m.serialize_field("AllocatedResources", &a.allocated())?;
-        }
+        m.serialize_field("AllocatedResources", &self.resources.then(|| a.allocated()))?;
         m.serialize_field("DesiredStatus", a.desired.as_str())?;
         m.serialize_field("DesiredDescription", a.desired_description)?;
         m.serialize_field("ClientStatus", a.client.as_str())?;

@@ -52,7 +52,7 @@ pub enum Answer {
     Gone(String),
     /// The driver takes no signals; Nomad's own `kill_timeout` ends the task.
     Unsupported(String),
-    /// Not sent: its turn came so late that the read before it says nothing any more. Read again at once.
+    /// Not sent: its turn came so late that the read before it says nothing any more. Read again soon.
     Stale,
     /// Anything else, to be tried again.
     Failed(String),
@@ -286,7 +286,11 @@ impl Book {
         for (key, sent_at, answer) in answers {
             let Some(r) = t.records.iter_mut().find(|r| r.key == key) else { continue };
             let (action, error) = match &answer {
-                Answer::Stale => continue,
+                Answer::Stale => {
+                    // Paced: where Nomad or a client is slow, reading on and on would make it slower.
+                    t.next_try = Some(now + Duration::from_millis(250));
+                    continue;
+                }
                 Answer::Sent => {
                     r.signalled_at.get_or_insert(sent_at);
                     (Action::SigkillSent, None)

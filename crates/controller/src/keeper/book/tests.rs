@@ -269,6 +269,16 @@ fn a_driver_without_signals_is_told_once() {
 }
 
 #[test]
+fn a_turn_that_came_too_late_is_read_again_soon_and_tells_no_lie() {
+    let mut b = at_the_kill();
+    assert_eq!(answer(&mut b, Answer::Stale, 4001), [], "nothing was sent");
+    assert!(b.allocs[&id()].records[0].signalled_at.is_none());
+    assert_eq!(b.next_wake(), Some(at(4251)));
+    assert_eq!(tick(&mut b, 4251), [Did::Read { full: false }]);
+    assert!(fresh(&mut b, Shown::stopped(killing()), 4260).contains(&Did::Kill));
+}
+
+#[test]
 fn gone_counts_only_after_it_was_read() {
     let mut b = at_the_kill();
     assert!(answer(&mut b, Answer::Gone("Unknown allocation".into()), 4001).contains(&Did::Read { full: true }));

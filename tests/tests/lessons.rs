@@ -42,7 +42,7 @@ pub async fn lesson_1_the_namespace_is_named_and_a_404_is_no_success(given: Give
     let (ran, death) =
         tokio::join!(lab.stop(&id, &["--namespace", "games", "--stop-timeout", "2s"]), proc.death(PATIENCE, "the task"));
     let op = ran.code(0).operation();
-    assert_eq!(op.target.namespace.as_str(), "games");
+    assert_eq!(op.target.job().unwrap().namespace.as_str(), "games");
     assert_killed(task_of(&op, None, "t"), s(2), death);
     let deletes = lab.proxy().seen("DELETE", "/v1/job/");
     assert_eq!(deletes.len(), 1, "{deletes:?}");

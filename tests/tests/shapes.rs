@@ -143,7 +143,7 @@ pub async fn a_dispatched_child(given: Given) {
     let proc = lab.running(&child).await.task("t");
     let (ran, death) = tokio::join!(lab.stop(&child, &["--stop-timeout", "2s"]), proc.death(PATIENCE, "the child"));
     let op = ran.code(0).operation();
-    assert_eq!(op.target.job.as_str(), child);
+    assert_eq!(op.target.name(), child);
     assert_killed(task_of(&op, None, "t"), s(2), death);
     // Its parent is as it was.
     assert_ne!(lab.cluster.api.get(&format!("/v1/job/{id}")).await["Stop"], true);
@@ -156,7 +156,7 @@ pub async fn an_id_with_a_dot_and_unicode(given: Given) {
     let proc = lab.start(&service(&id, vec![task("t", IMPOLITE)])).await.task("t");
     let (ran, death) = tokio::join!(lab.stop(&id, &["--stop-timeout", "2s"]), proc.death(PATIENCE, "the task"));
     let op = ran.code(0).operation();
-    assert_eq!((op.state, op.target.job.as_str()), (State::Succeeded, id.as_str()));
+    assert_eq!((op.state, op.target.name()), (State::Succeeded, id.as_str()));
     assert_killed(task_of(&op, None, "t"), s(2), death);
     assert_eq!(lab.cluster.api.get(&format!("/v1/job/{}", segment(&id))).await["Stop"], true);
 }

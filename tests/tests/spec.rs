@@ -152,7 +152,7 @@ pub async fn the_jobspecs_of_the_repository(given: Given) {
     let mut jobs = std::collections::BTreeSet::new();
     for spec in specs {
         let ran = lab.run(&["job", "run", spec.to_str().unwrap(), "--json"]).run().await.code(0);
-        jobs.insert(ran.operation().target.job.to_string());
+        jobs.insert(ran.operation().target.name().to_owned());
     }
     for job in jobs {
         lab.running(&job).await;

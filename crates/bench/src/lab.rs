@@ -146,7 +146,7 @@ impl Lab {
         for op in accepted {
             let op = self.client.wait(op.id, PATIENCE).await?;
             if op.state != State::Succeeded {
-                bail!("{} is {} ({})", op.target.job, op.state.as_str(), op.waiting_for.or(op.error).unwrap_or_default());
+                bail!("{} is {} ({})", op.target.name(), op.state.as_str(), op.waiting_for.or(op.error).unwrap_or_default());
             }
             ended.push(op);
         }

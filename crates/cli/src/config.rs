@@ -52,6 +52,10 @@ fn merge(mut table: Table, path: Option<&Path>, env: &[(String, String)]) -> any
                 Value::Integer(text.trim().parse().map_err(|_| Usage(format!("{name}=\"{text}\" is not a whole number")))?)
             }
             Value::Array(_) => Value::Array(text.split(',').map(|s| Value::String(s.trim().to_owned())).collect()),
+            Value::Table(_) => {
+                let why = format!("{name}: {key} cannot be set by a variable; write [{key}.NAME] in the configuration file");
+                return Err(Usage(why).into());
+            }
             _ => Value::String(text.clone()),
         };
         table.insert(key.clone(), value);
@@ -78,7 +82,7 @@ mod tests {
         let file = || "job_stop_timeout = \"10s\"\nworkers = 3".parse::<Table>().unwrap();
         let c = merge(file(), None, &env(&[("CURFEW_JOB_STOP_TIMEOUT", "7s")])).unwrap();
         assert_eq!((c.job_stop_timeout.as_secs(), c.workers), (7, 3));
-        for (k, v) in [("CURFEW_JOB_STOP_TIMEOUT", "7"), ("CURFEW_WORKERS", "many")] {
+        for (k, v) in [("CURFEW_JOB_STOP_TIMEOUT", "7"), ("CURFEW_WORKERS", "many"), ("CURFEW_KINDS", "stop")] {
             let e = merge(file(), None, &env(&[(k, v)])).unwrap_err();
             assert!(e.to_string().contains(k), "{e}");
             assert_eq!(crate::exit::of(&e), crate::exit::Exit::Usage);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use curfew_client::{Client, Error, OperationView};
-use curfew_core::operation::{Kind, State};
+use curfew_core::operation::{Kind, State, Target};
 use tokio::time::Instant;
 
 use crate::args::{Audit, Op, OpList, Output};
@@ -117,7 +117,7 @@ impl Watch {
         } else if let (State::Succeeded, Some(r)) = (op.state, registered) {
             r.warnings.lines().for_each(|w| note(&format!("Nomad: {w}")));
             let eval = r.eval.as_ref().map_or(String::new(), |e| format!(", evaluation {e}"));
-            line(&format!("{} registered (index {}{eval}, operation {})", op.target.job, r.job_modify_index, op.id));
+            line(&format!("{} registered (index {}{eval}, operation {})", op.target.name(), r.job_modify_index, op.id));
         } else if op.state == State::Succeeded {
             line(&timeline::summary(op));
         } else if let (Some(e), Some(file)) = (&op.error, file) {
@@ -166,7 +166,7 @@ async fn list(client: &Client, args: OpList) -> anyhow::Result<Exit> {
             o.id.to_string(),
             o.kind.as_str().into(),
             o.state.as_str().into(),
-            o.target.job.to_string(),
+            o.target.name().to_owned(),
             o.requested_at.to_string(),
             o.actor,
             what,
@@ -189,7 +189,11 @@ pub fn show(op: &OperationView) {
     line(&format!("operation     {}", op.id));
     line(&format!("kind          {}", op.kind.as_str()));
     line(&format!("state         {}", op.state.as_str()));
-    line(&format!("job           {} (namespace {})", op.target.job, op.target.namespace));
+    match &op.target {
+        Target::Job(key) => line(&format!("job           {} (namespace {})", key.job, key.namespace)),
+        Target::Node { node, name } => line(&format!("node          {name} ({node})")),
+        Target::Datacenter { datacenter } => line(&format!("datacenter    {datacenter}")),
+    }
     line(&format!("actor         {}", op.actor));
     optional("reason", op.reason.clone());
     line(&format!("requested     {}", op.requested_at));

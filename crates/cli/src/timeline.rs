@@ -28,7 +28,7 @@ impl Timeline {
                 new.push((at, text));
             }
         };
-        let target = &op.target.job;
+        let target = op.target.name();
         say(op.requested_at, "requested".into(), format!("{target}: {} accepted (operation {})", op.kind.as_str(), op.id));
         // What was learned on the way is told when it is known.
         let learned = if first { op.requested_at } else { op.finished_at.unwrap_or(op.requested_at) };
@@ -79,11 +79,11 @@ pub fn how(t: &TaskOutcome) -> String {
 
 /// What it comes to, in a line.
 pub fn summary(op: &OperationView) -> String {
-    let Some(o) = &op.outcome else { return format!("{} {}", op.target.job, op.state.as_str()) };
+    let Some(o) = &op.outcome else { return format!("{} {}", op.target.name(), op.state.as_str()) };
     let tasks = |n: u32| if n == 1 { "1 task".to_owned() } else { format!("{n} tasks") };
     let took = op.finished_at.map_or(String::new(), |t| format!(" in {}", duration::human(t.since(op.requested_at))));
     match (o.exited, o.killed) {
-        (0, 0) => format!("{} stopped{took}: no task was alive", op.target.job),
-        (e, k) => format!("{} stopped{took}: {} ended by themselves, {} needed SIGKILL", op.target.job, tasks(e), tasks(k)),
+        (0, 0) => format!("{} stopped{took}: no task was alive", op.target.name()),
+        (e, k) => format!("{} stopped{took}: {} ended by themselves, {} needed SIGKILL", op.target.name(), tasks(e), tasks(k)),
     }
 }

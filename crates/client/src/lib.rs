@@ -16,8 +16,9 @@
 use std::time::Duration;
 
 use curfew_core::OpId;
-pub use curfew_core::api::{OperationView, PlanView, Problem, SpecText, StatusView, StopRequest, SubmitRequest, Target, Who};
+pub use curfew_core::api::{OperationView, PlanView, Problem, SpecText, StatusView, StopRequest, SubmitRequest, Who};
 use curfew_core::audit::AuditRow;
+pub use curfew_core::operation::Target;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use serde::de::DeserializeOwned;

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use curfew_core::operation::{Kind, Operation, State};
-use curfew_core::{OpId, Timestamp};
-use curfew_store::{StepResult, Store, StoreError};
+use curfew_core::OpId;
+use curfew_core::operation::{Kind, Operation, Request, State};
+use curfew_store::{StepResult, Store, StoreError, Wanted};
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -73,7 +73,11 @@ impl Dispatcher {
             if ids.is_empty() && !due {
                 continue;
             }
-            let leased = self.store.lease(&self.tools.actor, &Kind::ALL, &ids, self.tools.config.lease_timeout, free, now).await;
+            let wanted = Kind::OPERATIONS.map(|kind| {
+                let limits = self.tools.config.kind(kind);
+                Wanted { kind, lease_for: limits.lease_timeout, limit: limits.concurrency }
+            });
+            let leased = self.store.lease(&self.tools.actor, &wanted, &ids, free, now).await;
             let leased = match leased {
                 Ok(l) => l,
                 Err(e) => {
@@ -100,7 +104,7 @@ impl Dispatcher {
                     let _ = ended.send(id).await;
                 });
             }
-            next = match self.store.next_due(&Kind::ALL).await {
+            next = match self.store.next_due(&Kind::OPERATIONS, now).await {
                 Ok(at) => at.unwrap_or(now + LOOK).max(now + Duration::from_millis(1)),
                 Err(_) => now + Duration::from_millis(500),
             };
@@ -131,8 +135,8 @@ impl Worker {
         loop {
             match self.store.finish_step(&op, done.result.clone(), done.audit.clone(), self.tools.clock.now()).await {
                 Ok(after) => {
-                    if finished && after.state.is_finished() {
-                        self.tools.keeper.stop_closed(op.id, op.request.target().clone()).await;
+                    if let (Request::Stop { target, .. }, true) = (&op.request, finished && after.state.is_finished()) {
+                        self.tools.keeper.stop_closed(op.id, target.clone()).await;
                     }
                     // Nobody waits for one when nobody listens.
                     let _ = self.changed.send(op.id);
@@ -157,11 +161,10 @@ impl Worker {
 
     /// Renews while the step works; returns when the lease is lost.
     async fn keep_lease(&self, op: &Operation) {
-        let lease = self.tools.config.lease_timeout;
+        let lease = self.tools.config.kind(op.kind()).lease_timeout;
         loop {
             tokio::time::sleep(lease / 3).await;
-            let expires: Timestamp = self.tools.clock.now() + lease;
-            match self.store.renew(op.id, op.lease.epoch, expires).await {
+            match self.store.renew(op.id, op.lease.epoch, lease, self.tools.clock.now()).await {
                 Ok(()) => {}
                 Err(StoreError::Fenced { .. }) => {
                     tracing::warn!(operation = %op.id, "the lease is gone in the middle of a step; it stops here");

@@ -10,6 +10,7 @@ mod keeper;
 mod lifecycle;
 mod nodes;
 mod observer;
+mod retention;
 mod rpc;
 mod start;
 mod steps;

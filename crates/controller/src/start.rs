@@ -23,8 +23,8 @@ use crate::keeper::{self, Keeper};
 use crate::lifecycle::{Ending, Phase};
 use crate::nodes::Nodes;
 use crate::observer::{Observer, Sight};
-use crate::rpc;
 use crate::steps::Tools;
+use crate::{retention, rpc};
 
 /// What a controller is made of.
 pub struct Parts {
@@ -150,6 +150,8 @@ pub async fn start(parts: Parts) -> Result<Controller, StartError> {
         actor: holder.clone(),
     };
     let deployments_task = tokio::spawn(deployments.run(watching.clone()));
+
+    tokio::spawn(retention::run(store.clone(), clock.clone(), config.clone(), stop.clone()));
 
     let tools = Tools {
         nomad: nomad.clone(),

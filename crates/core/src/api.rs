@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::operation::{Kind, Operation, Outcome, State};
+use crate::operation::{By, Kind, Operation, Outcome, State, Target};
 use crate::submit::Change;
 use crate::{JobId, Namespace, OpId, Timestamp, duration};
 
@@ -68,16 +68,12 @@ pub struct PlanView {
     pub spec: Value,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    pub job: JobId,
-    pub namespace: Namespace,
-}
-
 /// An operation as callers see it. While it is not finished, `outcome` shows what is known so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OperationView {
     pub id: OpId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<OpId>,
     pub kind: Kind,
     pub state: State,
     pub target: Target,
@@ -92,17 +88,23 @@ pub struct OperationView {
     pub attempts: u32,
     /// `host:pid` of the controller that works on it now.
     pub leased_by: Option<String>,
+    /// Who wants it cancelled; its next step carries that out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<By>,
+    /// Who paused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<By>,
     pub outcome: Option<Outcome>,
 }
 
 impl From<Operation> for OperationView {
     fn from(op: Operation) -> Self {
-        let target = op.request.target().clone();
         Self {
             id: op.id,
+            parent: op.parent,
             kind: op.kind(),
             state: op.state,
-            target: Target { job: target.job, namespace: target.namespace },
+            target: op.request.target(),
             actor: op.actor,
             reason: op.reason,
             requested_at: op.requested_at,
@@ -113,6 +115,8 @@ impl From<Operation> for OperationView {
             warnings: op.warnings,
             attempts: op.attempts,
             leased_by: op.lease.holder,
+            cancel: op.cancel,
+            pause: op.pause,
             outcome: op.outcome,
         }
     }
@@ -142,7 +146,7 @@ pub struct StatusView {
     /// Whether the event stream is up, else since when and why not.
     pub nomad: String,
     pub clocks_armed: usize,
-    pub operations_live: usize,
+    pub operations_live: u64,
 }
 
 #[cfg(test)]

@@ -447,8 +447,7 @@ impl Subject<'_> {
             return start + self.cx.graces.poststop_timeout;
         }
         let own = own_stop_timeout(self.cx.spec, self.spec, self.cx.graces);
-        let by_demand = |d: &Demand| (d.at.max(start - self.cx.late) + d.stop_timeout.unwrap_or(own)).max(start);
-        match self.cx.demands.iter().map(by_demand).min() {
+        match self.cx.demands.iter().map(|d| d.due(start, self.cx.late, own)).min() {
             // The job's own stop replaces the task's timeout: it may leave more time than the task asks for.
             Some(due) if cause == Cause::Stopped => due,
             Some(due) => due.min(start + own),

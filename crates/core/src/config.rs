@@ -2,17 +2,20 @@
 //!
 //! docs/timeouts.md explains each timeout; a test compares the two.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Graces;
 use crate::duration::text;
+use crate::kinds::{Limits, Overrides};
+use crate::operation::Kind;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// `sqlite:PATH`.
+    /// `sqlite:PATH`, or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`.
     pub database: String,
     /// Where the RPC listens.
     pub listen: String,
@@ -37,6 +40,12 @@ pub struct Config {
     /// A worker that has not renewed its lease for this long has lost it.
     #[serde(with = "text")]
     pub lease_timeout: Duration,
+    /// How long finished operations are kept.
+    #[serde(with = "text")]
+    pub retention_operations: Duration,
+    /// How long rows of the audit trail are kept.
+    #[serde(with = "text")]
+    pub retention_audit: Duration,
     /// How long steps in flight may take to finish when the controller is stopped.
     #[serde(with = "text")]
     pub shutdown_timeout: Duration,
@@ -53,6 +62,8 @@ pub struct Config {
     pub spec_cache: usize,
     /// Drivers that take no signals: their tasks keep the author's `kill_timeout`, which Nomad enforces.
     pub signalless_drivers: Vec<String>,
+    /// `[kinds.NAME]`: what differs for the operations of one kind. In the file only.
+    pub kinds: BTreeMap<Kind, Overrides>,
 }
 
 const fn secs(s: u64) -> Duration {
@@ -71,6 +82,8 @@ impl Default for Config {
             resync_interval: secs(10),
             read_lead: Duration::from_millis(25),
             lease_timeout: secs(300),
+            retention_operations: secs(30 * 24 * 3600),
+            retention_audit: secs(90 * 24 * 3600),
             shutdown_timeout: secs(25),
             nomad_timeout: secs(10),
             workers: 64,
@@ -78,6 +91,7 @@ impl Default for Config {
             max_body_bytes: 64 << 20,
             spec_cache: 20_000,
             signalless_drivers: vec!["qemu".into()],
+            kinds: BTreeMap::new(),
         }
     }
 }
@@ -89,6 +103,12 @@ pub struct BadConfig(pub String);
 impl Config {
     pub fn graces(&self) -> Graces {
         Graces { job_stop_timeout: self.job_stop_timeout, poststop_timeout: self.poststop_timeout, settle: self.settle_time }
+    }
+
+    /// What holds for operations of this kind.
+    pub fn kind(&self, kind: Kind) -> Limits {
+        let own = self.kinds.get(&kind).copied().unwrap_or_default();
+        own.over(Limits::of(kind, self.lease_timeout, self.workers))
     }
 
     /// What must hold between the values, whichever file, variable or flag they came from.
@@ -110,6 +130,8 @@ impl Config {
             ("resync_interval", self.resync_interval),
             ("lease_timeout", self.lease_timeout),
             ("nomad_timeout", self.nomad_timeout),
+            ("retention_operations", self.retention_operations),
+            ("retention_audit", self.retention_audit),
         ] {
             if value.is_zero() {
                 return bad(format!("{name} must be longer than zero"));
@@ -121,6 +143,9 @@ impl Config {
                 show(self.lease_timeout),
                 show(self.nomad_timeout)
             ));
+        }
+        for kind in self.kinds.keys() {
+            self.check_kind(*kind)?;
         }
         if self.read_lead >= secs(1) {
             return bad(format!(
@@ -140,6 +165,39 @@ impl Config {
         }
         Ok(())
     }
+
+    fn check_kind(&self, kind: Kind) -> Result<(), BadConfig> {
+        let bad = |s: String| Err(BadConfig(s));
+        let (name, limits) = (kind.as_str(), self.kind(kind));
+        let show = crate::duration::format;
+        if !Kind::OPERATIONS.contains(&kind) {
+            return bad(format!("[kinds.{name}] has nothing to set: no operation is of that kind"));
+        }
+        if limits.lease_timeout <= self.nomad_timeout {
+            return bad(format!(
+                "kinds.{name}.lease_timeout ({}) must be longer than nomad_timeout ({}): a step waits for at least one answer",
+                show(limits.lease_timeout),
+                show(self.nomad_timeout)
+            ));
+        }
+        if limits.backoff.first.is_zero() || limits.backoff.longest < limits.backoff.first {
+            return bad(format!(
+                "kinds.{name}.backoff_first ({}) must be longer than zero and at most backoff_longest ({})",
+                show(limits.backoff.first),
+                show(limits.backoff.longest)
+            ));
+        }
+        if limits.concurrency == 0 || limits.concurrency > self.workers {
+            return bad(format!(
+                "kinds.{name}.concurrency ({}) must be at least 1 and at most workers ({})",
+                limits.concurrency, self.workers
+            ));
+        }
+        if limits.attempts == Some(0) {
+            return bad(format!("kinds.{name}.attempts must be at least 1; leave it out for as many as it takes"));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -152,5 +210,31 @@ mod tests {
         let c = Config { kill_timeout: secs(20), ..Config::default() };
         let e = c.check().unwrap_err().to_string();
         assert!(e.contains("30s") && e.contains("20s"), "{e}");
+    }
+
+    #[test]
+    fn a_kind_has_the_defaults_but_for_what_its_table_sets() {
+        let c: Config =
+            serde_json::from_str(r#"{"workers": 8, "kinds": {"stop": {"attempts": 3, "backoff_longest": "1m"}}}"#).unwrap();
+        c.check().unwrap();
+        let (stop, submit) = (c.kind(Kind::Stop), c.kind(Kind::Submit));
+        assert_eq!((stop.attempts, stop.backoff.longest, stop.concurrency), (Some(3), secs(60), 8));
+        assert_eq!((stop.lease_timeout, submit.attempts, submit.backoff.longest), (secs(300), None, secs(15)));
+        let refused = |json: &str| {
+            let c: Result<Config, _> = serde_json::from_str(json);
+            c.map_err(|e| e.to_string()).and_then(|c| c.check().map_err(|e| e.to_string())).unwrap_err()
+        };
+        for (json, name) in [
+            (r#"{"kinds": {"stp": {}}}"#, "stp"),
+            (r#"{"kinds": {"stop": {"atempts": 3}}}"#, "atempts"),
+            (r#"{"kinds": {"kill": {}}}"#, "[kinds.kill]"),
+            (r#"{"kinds": {"stop": {"concurrency": 65}}}"#, "kinds.stop.concurrency (65)"),
+            (r#"{"kinds": {"stop": {"attempts": 0}}}"#, "kinds.stop.attempts"),
+            (r#"{"kinds": {"submit": {"lease_timeout": "10s"}}}"#, "kinds.submit.lease_timeout (10s)"),
+            (r#"{"kinds": {"submit": {"backoff_first": "20s"}}}"#, "kinds.submit.backoff_first (20s)"),
+        ] {
+            let said = refused(json);
+            assert!(said.contains(name), "{json}: {said}");
+        }
     }
 }

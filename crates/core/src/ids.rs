@@ -62,6 +62,10 @@ text_id!(
     NodeId
 );
 text_id!(
+    /// A datacenter's name.
+    Datacenter
+);
+text_id!(
     /// A task's name, unique within its group.
     TaskName
 );

@@ -10,6 +10,7 @@ pub mod config;
 pub mod deployment;
 pub mod duration;
 mod ids;
+pub mod kinds;
 pub mod operation;
 pub mod outcome;
 pub mod spec;
@@ -17,5 +18,5 @@ pub mod submit;
 mod time;
 
 pub use alloc::{Allocation, ClientStatus, Desired, EventKind, Task, TaskEvent, TaskState};
-pub use ids::{AllocId, EvalId, JobId, JobKey, Namespace, NodeId, OpId, TaskName};
+pub use ids::{AllocId, Datacenter, EvalId, JobId, JobKey, Namespace, NodeId, OpId, TaskName};
 pub use time::{Clock, Timestamp};

@@ -8,30 +8,43 @@
 //!                                               └──▶ succeeded | failed | cancelled
 //! ```
 //!
+//! People intervene ([`Intervention`]): `paused` is entered from every state that is not finished and left for `queued`, one that
+//! never began is `cancelled` at once, and one that failed or was cancelled is `queued` again.
+//!
 //! A step takes no input but the row: it reads Nomad anew, acts in a way that is safe to repeat, and writes what it saw under
 //! the lease's epoch. The same step run twice, or cut in the middle and run again, ends the same.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{AllocId, ClientStatus, EvalId, JobKey, OpId, TaskName, Timestamp, duration};
+use crate::{AllocId, ClientStatus, Datacenter, EvalId, JobKey, NodeId, OpId, TaskName, Timestamp, duration};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     Submit,
     Stop,
+    /// The kill clocks. No operation is of this kind: it can be paused, and its lease is the keeper's duty.
+    Kill,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Submit, Kind::Stop];
+    pub const ALL: [Kind; 3] = [Kind::Submit, Kind::Stop, Kind::Kill];
+    /// Those that operations are of.
+    pub const OPERATIONS: [Kind; 2] = [Kind::Submit, Kind::Stop];
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Submit => "submit",
             Kind::Stop => "stop",
+            Kind::Kill => "kill",
         }
+    }
+    /// Whether a target has one live operation of this kind at most: a second request joins it.
+    pub fn joins(self) -> bool {
+        !matches!(self, Kind::Submit)
     }
     pub fn parse(s: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|k| k.as_str() == s)
@@ -72,6 +85,82 @@ impl State {
     }
 }
 
+/// What an operation is about. As JSON `{"job", "namespace"}`, `{"node", "name"}` or `{"datacenter"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Target {
+    Job(JobKey),
+    Node { node: NodeId, name: String },
+    Datacenter { datacenter: Datacenter },
+}
+
+impl Target {
+    /// One word for each target, to look it up by. A namespace holds no slash.
+    pub fn key(&self) -> String {
+        match self {
+            Target::Job(JobKey { namespace, job }) => format!("job:{namespace}/{job}"),
+            Target::Node { node, .. } => format!("node:{node}"),
+            Target::Datacenter { datacenter } => format!("datacenter:{datacenter}"),
+        }
+    }
+    /// What people call it, without its namespace.
+    pub fn name(&self) -> &str {
+        match self {
+            Target::Job(key) => key.job.as_str(),
+            Target::Node { name, .. } => name,
+            Target::Datacenter { datacenter } => datacenter.as_str(),
+        }
+    }
+    pub fn job(&self) -> Option<&JobKey> {
+        match self {
+            Target::Job(key) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+impl From<JobKey> for Target {
+    fn from(key: JobKey) -> Self {
+        Target::Job(key)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Job(key) => write!(f, "job {key}"),
+            Target::Node { name, .. } => write!(f, "node \"{name}\""),
+            Target::Datacenter { datacenter } => write!(f, "datacenter \"{datacenter}\""),
+        }
+    }
+}
+
+/// Who did something, when and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct By {
+    pub actor: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    pub at: Timestamp,
+}
+
+/// What a person may do to an operation; `curfew_store` has the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intervention {
+    /// At once when it never began; else its next step undoes what can be undone and ends it.
+    Cancel,
+    /// So much later than its deadline, or than now when that has passed.
+    ExtendBy(Duration),
+    ExtendUntil(Timestamp),
+    KillNow,
+    /// One that failed or was cancelled goes back to the queue.
+    Retry,
+    /// Whoever holds it loses it; what waits is due now.
+    Release,
+    Pause,
+    Resume,
+}
+
 /// One wish that a job's tasks be gone: made at `at`, leaving each task `stop_timeout` after its SIGTERM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Demand {
@@ -79,6 +168,9 @@ pub struct Demand {
     /// Absent: the task's own stop timeout, else `JOB_STOP_TIMEOUT`.
     #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
     pub stop_timeout: Option<Duration>,
+    /// Due at this instant instead, though never before the task's SIGTERM: somebody extended the stop, or cut it short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_shutdown_delay: bool,
     /// The job's `JobModifyIndex` when this was asked for. A DELETE whose answer was lost is repeated only while the job is still
@@ -110,9 +202,9 @@ impl Request {
             Request::Stop { .. } => Kind::Stop,
         }
     }
-    pub fn target(&self) -> &JobKey {
+    pub fn target(&self) -> Target {
         match self {
-            Request::Submit { target, .. } | Request::Stop { target, .. } => target,
+            Request::Submit { target, .. } | Request::Stop { target, .. } => target.clone().into(),
         }
     }
     pub fn demands(&self) -> &[Demand] {
@@ -198,6 +290,8 @@ pub struct Lease {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Operation {
     pub id: OpId,
+    /// The operation that asked for this one.
+    pub parent: Option<OpId>,
     pub state: State,
     pub request: Request,
     pub actor: String,
@@ -220,6 +314,10 @@ pub struct Operation {
     pub lease: Lease,
     /// Goes up whenever somebody other than the holder changes the row, so that the holder's write cannot lose the change.
     pub revision: u64,
+    /// Somebody wants it cancelled; the next step carries that out.
+    pub cancel: Option<By>,
+    /// Somebody paused it; while a step runs, that comes into force at its end.
+    pub pause: Option<By>,
 }
 
 impl Operation {
@@ -239,7 +337,7 @@ impl Operation {
 /// The latest instant that the demands leave, before any SIGTERM has been seen: each counts from its own request, the
 /// earliest wins.
 pub fn nominal_deadline(demands: &[Demand], own: Duration) -> Option<Timestamp> {
-    demands.iter().map(|d| d.at + d.stop_timeout.unwrap_or(own)).min()
+    demands.iter().map(|d| d.due(d.at, Duration::ZERO, own)).min()
 }
 
 /// Adds a demand to those of a live stop. The newest always stays, last: it wants a DELETE, since the job may have been
@@ -250,7 +348,8 @@ pub fn join(demands: &mut Vec<Demand>, new: Demand) {
         // Those that are left are few; a bound all the same, and the last deadline is what it costs.
         const KEEP: usize = 64;
         if demands.len() >= KEEP
-            && let Some(i) = (0..demands.len()).max_by_key(|i| demands.get(*i).map(|d| d.stop_timeout.map(|t| d.at + t)))
+            && let Some(i) =
+                (0..demands.len()).max_by_key(|i| demands.get(*i).map(|d| d.until.or(d.stop_timeout.map(|t| d.at + t))))
         {
             demands.remove(i);
         }
@@ -264,9 +363,32 @@ pub fn join(demands: &mut Vec<Demand>, new: Demand) {
     demands.push(new);
 }
 
+/// What was demanded before gives way to one demand that is due at `until`. It is as old as the oldest of them and means the
+/// newest one's registration, so it needs no DELETE beyond theirs.
+pub fn replace_until(demands: &mut Vec<Demand>, until: Timestamp) {
+    let Some(last) = demands.last().copied() else { return };
+    let at = demands.iter().map(|d| d.at).min().unwrap_or(last.at);
+    let no_shutdown_delay = demands.iter().any(|d| d.no_shutdown_delay);
+    *demands = vec![Demand { at, stop_timeout: None, until: Some(until), no_shutdown_delay, job_index: last.job_index }];
+}
+
 impl Demand {
+    /// When its grace is over for a task that heard SIGTERM at `term`. `late`: how much sooner than `term` it should have;
+    /// `own`: the task's own stop timeout.
+    pub fn due(&self, term: Timestamp, late: Duration, own: Duration) -> Timestamp {
+        let due = self.until.unwrap_or_else(|| self.at.max(term - late) + self.stop_timeout.unwrap_or(own));
+        due.max(term)
+    }
+
     /// Whether this one's clock runs out no later than the other's, whenever SIGTERM comes.
     fn outruns(&self, other: &Demand) -> bool {
+        if let Some(until) = self.until {
+            let theirs = other.until.unwrap_or(other.at + other.stop_timeout.unwrap_or_default());
+            return until <= theirs && (!other.no_shutdown_delay || self.no_shutdown_delay);
+        }
+        if other.until.is_some() {
+            return false;
+        }
         match (self.stop_timeout, other.stop_timeout) {
             (Some(a), Some(b)) => a <= b && self.at + a <= other.at + b && (!other.no_shutdown_delay || self.no_shutdown_delay),
             (None, None) => self.at <= other.at && (!other.no_shutdown_delay || self.no_shutdown_delay),
@@ -284,6 +406,7 @@ mod tests {
         Demand {
             at: Timestamp::from_millis(at * 1000),
             stop_timeout: timeout.map(Duration::from_secs),
+            until: None,
             no_shutdown_delay: false,
             job_index: 0,
         }
@@ -303,13 +426,56 @@ mod tests {
                 all.push(new);
                 join(&mut folded, new);
                 assert_eq!(folded.last(), Some(&new));
-                for term in [0, i / 2, i, i + 50] {
-                    let term = Timestamp::from_millis(term * 1000);
-                    let due = |ds: &[Demand]| ds.iter().map(|d| d.at.max(term) + d.stop_timeout.unwrap_or(own)).min();
-                    assert_eq!(due(&folded), due(&all), "after {i}, SIGTERM at {term}");
+                agree(&folded, &all, own, i);
+                if i % 60 == 59 {
+                    // An extension, or a kill-now, takes the place of everything before it.
+                    let until = Timestamp::from_millis((i + [400, 0, 3][usize::try_from(i / 60).unwrap()]) * 1000);
+                    replace_until(&mut folded, until);
+                    assert_eq!((folded.len(), folded[0].until), (1, Some(until)));
+                    all.clone_from(&folded);
                 }
             }
             assert!(folded.len() < 10, "{}", folded.len());
+        }
+    }
+
+    fn agree(folded: &[Demand], all: &[Demand], own: Duration, i: i64) {
+        for term in [0, i / 2, i, i + 50, i + 500] {
+            let term = Timestamp::from_millis(term * 1000);
+            let due = |ds: &[Demand]| ds.iter().map(|d| d.due(term, Duration::ZERO, own)).min();
+            assert_eq!(due(folded), due(all), "after {i}, SIGTERM at {term}");
+        }
+    }
+
+    #[test]
+    fn an_extended_demand_is_as_old_as_the_first_and_means_the_newest_registration() {
+        let mut demands = vec![demand(5, Some(300)), Demand { job_index: 7, no_shutdown_delay: true, ..demand(9, Some(400)) }];
+        let until = demand(60, None).at;
+        replace_until(&mut demands, until);
+        let expected =
+            Demand { at: demand(5, None).at, stop_timeout: None, until: Some(until), no_shutdown_delay: true, job_index: 7 };
+        assert_eq!(demands, [expected]);
+        assert_eq!(expected.due(demand(10, None).at, Duration::from_secs(99), Duration::from_secs(1)), until);
+        assert_eq!(expected.due(demand(70, None).at, Duration::ZERO, Duration::ZERO), demand(70, None).at, "not before SIGTERM");
+        // A later request may shorten it again, and a longer one changes nothing.
+        join(&mut demands, demand(20, Some(5)));
+        assert_eq!(nominal_deadline(&demands, Duration::from_secs(30)), Some(demand(25, None).at));
+        join(&mut demands, demand(21, Some(500)));
+        assert_eq!(nominal_deadline(&demands, Duration::from_secs(30)), Some(demand(25, None).at));
+        assert_eq!(demands.last(), Some(&demand(21, Some(500))), "but it wants its DELETE");
+    }
+
+    #[test]
+    fn targets_are_json_as_the_rpc_has_them() {
+        let as_json = |t: &Target| serde_json::to_value(t).unwrap();
+        let job = Target::Job(JobKey::new("games", "a/ü"));
+        let node = Target::Node { node: "5355e9cc".into(), name: "alpha".into() };
+        let datacenter = Target::Datacenter { datacenter: "dc1".into() };
+        assert_eq!(as_json(&job), serde_json::json!({ "job": "a/ü", "namespace": "games" }));
+        assert_eq!(as_json(&node), serde_json::json!({ "node": "5355e9cc", "name": "alpha" }));
+        assert_eq!(as_json(&datacenter), serde_json::json!({ "datacenter": "dc1" }));
+        for t in [job, node, datacenter] {
+            assert_eq!(serde_json::from_value::<Target>(as_json(&t)).unwrap(), t);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What came of an allocation that was stopped, for the report.
 
+use std::time::Duration;
+
 use crate::clock::{Basis, ClockRecord, Graces, own_stop_timeout};
 use crate::operation::{AllocOutcome, Demand, Outcome, TaskOutcome};
 use crate::spec::JobSpec;
@@ -28,7 +30,7 @@ pub fn of_allocation(
         let kill_at = told.map(|r| r.due).or_else(|| {
             let own = own_stop_timeout(spec?, spec?.task(&alloc.group, name)?, graces);
             let term_at = term_at?;
-            demands.iter().map(|d| d.at.max(term_at) + d.stop_timeout.unwrap_or(own)).min()
+            demands.iter().map(|d| d.due(term_at, Duration::ZERO, own)).min()
         });
         let end = (!task.lives()).then(|| task.last(EventKind::Terminated)).flatten();
         Some(TaskOutcome {

@@ -1,11 +1,13 @@
 //! docs/configuration.md and docs/timeouts.md name every key of the configuration, with the default that the code has.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use curfew_core::config::Config;
 use curfew_core::duration;
+use curfew_core::kinds::Overrides;
+use curfew_core::operation::Kind;
 use serde_json::{Map, Value};
 
 fn defaults() -> Map<String, Value> {
@@ -60,11 +62,35 @@ fn configuration_md_has_every_key_with_its_default_and_its_variable() {
     for (key, default) in &defaults {
         let row = rows.get(key).unwrap_or_else(|| panic!("docs/configuration.md has no row for {key}"));
         assert!(same(&row[1], default), "docs/configuration.md: {key} is {default} by default, not {}", row[1]);
-        assert_eq!(row[2], format!("CURFEW_{}", key.to_uppercase()), "docs/configuration.md: the variable of {key}");
+        let variable = if default.is_object() { "–".to_owned() } else { format!("CURFEW_{}", key.to_uppercase()) };
+        assert_eq!(row[2], variable, "docs/configuration.md: the variable of {key}");
         assert_eq!(row[0] == "duration", is_duration(default), "docs/configuration.md: the type of {key}");
     }
     for key in rows.keys() {
         assert!(defaults.contains_key(key), "docs/configuration.md explains {key}, which is no key of the configuration");
+    }
+}
+
+/// `[kinds.NAME]` has a table of its own, with what a kind has when nothing is set.
+#[test]
+fn configuration_md_has_every_key_of_a_kind() {
+    let rows = rows(&section("configuration.md", "Kinds"));
+    let mut config = Config::default();
+    let all = config.kind(Kind::Stop);
+    config.kinds.insert(
+        Kind::Stop,
+        Overrides {
+            lease_timeout: Some(all.lease_timeout),
+            attempts: Some(1),
+            backoff_first: Some(all.backoff.first),
+            backoff_longest: Some(all.backoff.longest),
+            concurrency: Some(all.concurrency),
+        },
+    );
+    let Value::Object(keys) = serde_json::to_value(&config).unwrap()["kinds"]["stop"].clone() else { panic!("a table") };
+    assert_eq!(rows.keys().collect::<BTreeSet<_>>(), keys.keys().collect::<BTreeSet<_>>());
+    for key in ["backoff_first", "backoff_longest"] {
+        assert!(same(&rows[key][0], &keys[key]), "docs/configuration.md: kinds.NAME.{key} is {}", keys[key]);
     }
 }
 

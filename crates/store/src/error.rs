@@ -7,6 +7,12 @@ pub enum StoreError {
     /// The lease moved on: somebody else holds the row, or it was released. The write changed nothing.
     #[error("operation {id}: the lease of epoch {epoch} is no longer ours")]
     Fenced { id: OpId, epoch: u64 },
+    /// Another controller keeps the clocks now, or nobody does.
+    #[error("the keeper's duty of epoch {epoch} is no longer ours")]
+    DutyLost { epoch: u64 },
+    /// The operation is not in a state for what was asked; `why` is a sentence with the way out.
+    #[error("operation {id}: {why}")]
+    Refused { id: OpId, why: String },
     #[error("the idempotency key \"{key}\" was used before for a different request (operation {id}); use a new key")]
     IdempotencyConflict { key: String, id: OpId },
     #[error("there is no operation {0}")]

@@ -4,16 +4,17 @@
 use std::time::Duration;
 
 use curfew_core::audit::{Action, AuditEntry};
-use curfew_core::operation::{self, Demand, Lease, Operation, Progress, Request, State};
+use curfew_core::operation::{self, By, Demand, Kind, Lease, Operation, Progress, Request, State};
 use curfew_core::{OpId, Timestamp};
 use serde_json::{Map, Value, json};
 
-use crate::{NewOperation, Result, StepResult, StoreError};
+use crate::{KindRow, NewOperation, Result, StepResult, StoreError, intervene};
 
 /// The row of a request that joins nothing.
 pub(crate) fn fresh(new: NewOperation) -> Operation {
     Operation {
         id: new.id,
+        parent: new.parent,
         state: State::Queued,
         request: new.request,
         actor: new.actor,
@@ -30,6 +31,8 @@ pub(crate) fn fresh(new: NewOperation) -> Operation {
         run_at: new.at,
         lease: Lease::default(),
         revision: 0,
+        cancel: None,
+        pause: None,
     }
 }
 
@@ -37,7 +40,7 @@ pub(crate) fn requested(new: &NewOperation) -> AuditEntry {
     entry(new.id, Action::Requested, new, &new.request)
 }
 
-/// A live stop takes another request for the same job in.
+/// A live operation takes another request for the same target in.
 pub(crate) fn take_in(op: &mut Operation, new: NewOperation) -> AuditEntry {
     let told = entry(op.id, Action::Joined, &new, &new.request);
     let theirs = new.request.demands().to_vec();
@@ -80,6 +83,51 @@ pub(crate) fn lease(op: &mut Operation, holder: &str, lease_for: Duration, now: 
     })
 }
 
+/// A kind that nobody touched.
+pub(crate) fn kind(kind: Kind) -> KindRow {
+    KindRow { kind, pause: None, duty: Lease::default() }
+}
+
+/// `None`: it was so already.
+pub(crate) fn pause_kind(row: &mut KindRow, by: &By, pause: bool) -> Option<AuditEntry> {
+    if row.pause.is_some() == pause {
+        return None;
+    }
+    row.pause = pause.then(|| by.clone());
+    let action = if pause { Action::KindPaused } else { Action::KindResumed };
+    let mut detail = json!({ "kind": row.kind });
+    if let (Some(reason), Value::Object(detail)) = (&by.reason, &mut detail) {
+        detail.insert("reason".into(), json!(reason));
+    }
+    Some(about_kinds(&by.actor, action, by.at, detail))
+}
+
+/// Takes the keeper's duty when it is free or has expired. `None`: somebody has it. Without `lease_for` it never expires.
+pub(crate) fn take_duty(duty: &mut Lease, holder: &str, lease_for: Option<Duration>, now: Timestamp) -> Option<AuditEntry> {
+    if duty.holder.is_some() && duty.expires_at.is_none_or(|at| at > now) {
+        return None;
+    }
+    let before = std::mem::take(duty);
+    *duty = Lease { holder: Some(holder.to_owned()), expires_at: lease_for.map(|d| now + d), epoch: before.epoch + 1 };
+    let mut detail = json!({ "epoch": duty.epoch });
+    if let (Some(previous), Value::Object(detail)) = (before.holder, &mut detail) {
+        detail.insert("previous_holder".into(), json!(previous));
+        detail.insert("expired_at".into(), json!(before.expires_at));
+    }
+    Some(about_kinds(holder, Action::DutyTaken, now, detail))
+}
+
+/// `None`: it was somebody else's, or nobody's, already.
+pub(crate) fn give_up_duty(duty: &mut Lease, epoch: u64, now: Timestamp) -> Option<AuditEntry> {
+    let holder = duty.holder.take_if(|_| duty.epoch == epoch)?;
+    duty.expires_at = None;
+    Some(about_kinds(&holder, Action::DutyGivenUp, now, json!({ "epoch": epoch })))
+}
+
+fn about_kinds(actor: &str, action: Action, at: Timestamp, detail: Value) -> AuditEntry {
+    AuditEntry { at, operation: None, actor: actor.to_owned(), action, alloc: None, task: None, detail }
+}
+
 /// `Fenced` unless the row is still held under this epoch.
 pub(crate) fn held(row: &Operation, epoch: u64) -> Result<()> {
     match row.state == State::Running && row.lease.epoch == epoch {
@@ -117,18 +165,36 @@ pub(crate) fn finish(
         row.deadline = result.deadline;
         row.warnings = result.warnings;
     } else {
-        // The step never saw what the joining request changed: that stays, and wants a step of its own at once.
-        row.deadline = earlier(row.deadline, result.deadline);
+        // The step never saw what somebody else changed: that stays, and wants a step of its own at once.
         let theirs = std::mem::replace(&mut row.warnings, result.warnings);
         add_missing(&mut row.warnings, theirs);
         row.run_at = row.run_at.min(now);
-        newest_is_unsent(row);
-        if row.state.is_finished() {
-            go_on(row, &holder, &mut audit, now);
+        match (row.request.demands().last(), leased.request.demands().last()) {
+            (Some(newest), Some(seen)) if !same_delete(newest, seen) => {
+                newest_is_unsent(row);
+                if row.state.is_finished() {
+                    go_on(row, &holder, &mut audit, now);
+                }
+            }
+            _ => sent_as_far_as(row, leased),
         }
     }
     row.finished_at = row.state.is_finished().then_some(now);
+    intervene::settle_pause(row);
     Ok(audit)
+}
+
+/// Whether the DELETE that the step sent for `seen` serves the newest demand too: nobody joined since, at most somebody moved
+/// the deadline.
+fn same_delete(newest: &Demand, seen: &Demand) -> bool {
+    newest == seen || (newest.until.is_some() && newest.job_index == seen.job_index)
+}
+
+/// The step counted its DELETEs by the list it knew, which somebody folded since.
+fn sent_as_far_as(row: &mut Operation, leased: &Operation) {
+    let len = row.request.demands().len();
+    let all = row.progress.demands_sent >= leased.request.demands().len();
+    row.progress.demands_sent = if all { len } else { row.progress.demands_sent.min(len.saturating_sub(1)) };
 }
 
 /// The end that the step saw is not the end; the trail must not say so either.
@@ -172,11 +238,11 @@ fn add_missing(to: &mut Vec<String>, from: Vec<String>) {
 
 /// The specification of a submit stays out of the trail: it is large, and it may hold secrets.
 fn entry(operation: OpId, action: Action, new: &NewOperation, request: &Request) -> AuditEntry {
-    let target = request.target();
     let mut detail = Map::new();
     detail.insert("kind".into(), json!(request.kind()));
-    detail.insert("namespace".into(), json!(target.namespace));
-    detail.insert("job".into(), json!(target.job));
+    if let Value::Object(target) = json!(request.target()) {
+        detail.extend(target);
+    }
     if let Some(reason) = &new.reason {
         detail.insert("reason".into(), json!(reason));
     }

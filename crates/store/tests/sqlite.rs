@@ -14,7 +14,7 @@ mod keeps {
 
     use curfew_core::operation::Kind;
     use curfew_core::{OpId, Timestamp};
-    use curfew_store::{AuditFilter, Created, OperationFilter, SqliteStore, Store};
+    use curfew_store::{AuditFilter, Created, OperationFilter, SqliteStore, Store, StoreError};
     use proptest::prelude::*;
 
     use crate::contract::fixtures::*;
@@ -60,6 +60,22 @@ mod keeps {
         drop(store);
         let ours = lease_one(&open(&path), "h:2", at(1)).await;
         assert_eq!((ours.id, ours.lease.epoch), (theirs.id, 2));
+    }
+
+    #[tokio::test]
+    async fn the_duty_lasts_as_long_as_its_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("curfew.db");
+        let store = open(&path);
+        let duty = store.take_duty("h:1", MINUTE, at(0)).await.unwrap().unwrap();
+        assert_eq!((duty.epoch, duty.expires_at), (1, None));
+        assert_eq!(store.take_duty("h:2", MINUTE, at(9_999)).await.unwrap(), None, "it does not run out");
+        assert_eq!(store.renew_duty(1, MINUTE, at(9_999)).await.unwrap(), duty);
+        store.close().await.unwrap();
+        drop(store);
+        let store = open(&path);
+        assert!(matches!(store.renew_duty(1, MINUTE, at(1)).await, Err(StoreError::DutyLost { epoch: 1 })));
+        assert_eq!(store.take_duty("h:2", MINUTE, at(1)).await.unwrap().map(|d| d.epoch), Some(2), "free, and counted on");
     }
 
     #[tokio::test]

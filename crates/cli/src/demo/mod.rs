@@ -207,7 +207,7 @@ impl Demo {
             if Instant::now() > give_up {
                 bail!(
                     "{} has not ended; it waits for {}",
-                    op.target.job,
+                    op.target.name(),
                     op.waiting_for.as_deref().unwrap_or("nothing it could name")
                 );
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use curfew_core::audit::{Action, AuditEntry};
 use curfew_core::clock::{Basis, Cause, ClockKey, ClockRecord, Context, Derived, Graces, KillClock, derive, is_over};
-use curfew_core::operation::{AllocOutcome, Demand, Operation};
+use curfew_core::operation::{AllocOutcome, Demand, Operation, Request};
 use curfew_core::spec::JobSpec;
 use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeId, OpId, TaskName, Timestamp, outcome};
 use serde_json::json;
@@ -368,8 +368,8 @@ impl Book {
 
     /// A stop was accepted, joined, or found again after a restart.
     pub fn stop_opened(&mut self, op: &Operation, now: Timestamp, fx: &mut Vec<Effect>) {
-        let key = op.request.target().clone();
-        let demands = op.request.demands().to_vec();
+        let Request::Stop { target, demands } = &op.request else { return };
+        let (key, demands) = (target.clone(), demands.clone());
         match self.stops.get_mut(&key) {
             Some(s) if s.op == op.id => (s.demands, s.late) = (demands, op.late()),
             _ => {

@@ -85,6 +85,7 @@ pub async fn submit(
     let Submission { job, key, warnings, .. } = prepared.submission;
     rpc.create(NewOperation {
         id: prepared.id,
+        parent: None,
         request: Request::Submit { target: key, spec: Box::new(job), base_index: prepared.base_index },
         actor: actor(&who, peer),
         reason: who.reason,
@@ -141,11 +142,13 @@ pub async fn stop(
     let demand = Demand {
         at: now,
         stop_timeout: request.stop_timeout,
+        until: None,
         no_shutdown_delay: request.no_shutdown_delay,
         job_index: spec.job_modify_index,
     };
     rpc.create(NewOperation {
         id: OpId::new(now),
+        parent: None,
         deadline: nominal_deadline(&[demand], rpc.config.job_stop_timeout),
         request: Request::Stop { target: key, demands: vec![demand] },
         actor: actor(&request.who, peer),

@@ -13,7 +13,6 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use curfew_core::api::{StatusView, Who};
 use curfew_core::config::Config;
-use curfew_core::operation::Kind;
 use curfew_core::{Clock, OpId, Timestamp};
 use curfew_nomad::Nomad;
 use curfew_store::Store;
@@ -124,10 +123,7 @@ async fn readyz(State(rpc): State<Rpc>) -> (StatusCode, String) {
 }
 
 async fn status(State(rpc): State<Rpc>) -> Result<Json<StatusView>, Refusal> {
-    let mut live = 0;
-    for kind in Kind::ALL {
-        live += rpc.store.live(kind).await?.len();
-    }
+    let live: u64 = rpc.store.queue_status().await?.counts.iter().map(|c| c.count).sum();
     let nomad = match &*rpc.sight.borrow() {
         Sight::Starting => "not seen yet".to_owned(),
         Sight::Clear => "in sight".to_owned(),

@@ -102,7 +102,8 @@ pub async fn list(
     let filter = OperationFilter {
         kinds: q.kind.into_iter().collect(),
         states: q.state.into_iter().collect(),
-        target: q.job.map(|job| JobKey { namespace, job: job.into() }),
+        target: q.job.map(|job| JobKey { namespace, job: job.into() }.into()),
+        parent: None,
         before: q.before,
         limit: q.limit.unwrap_or(100).clamp(1, 1000),
     };

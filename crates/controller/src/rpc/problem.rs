@@ -69,6 +69,9 @@ impl From<StoreError> for Refusal {
                 title: "The idempotency key was used before",
                 detail,
             },
+            StoreError::Refused { .. } => {
+                Self { status: StatusCode::CONFLICT, slug: "refused", title: "The operation is not in a state for that", detail }
+            }
             StoreError::NoSuchOperation(_) => Self::no_such_operation(detail),
             _ => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,

@@ -5,7 +5,6 @@ mod stop;
 mod submit;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use curfew_core::audit::{Action, AuditEntry};
 use curfew_core::config::Config;
@@ -75,7 +74,7 @@ impl Tools {
     /// Failed for now: the row waits and is tried again. What was asked of Nomad may have been done when `unknown`.
     fn retry(&self, op: &Operation, why: String, unknown: bool) -> Done {
         let attempts = op.attempts.saturating_add(1);
-        let wait = Duration::from_millis(250 << attempts.min(7)).min(Duration::from_secs(15));
+        let wait = self.config.kind(op.kind()).backoff.wait(attempts, 1.0);
         let mut progress = op.progress.clone();
         progress.unknown |= unknown;
         let audit =

@@ -158,7 +158,7 @@ fn stopped_counts_from_the_killing_event_and_moves_there_from_what_was_seen() {
 fn the_event_of_a_sigterm_is_waited_for_where_it_is_the_tasks_turn() {
     let mut spec = one_task();
     let silent = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![]))]);
-    let short = [Demand { at: at(9 * S), stop_timeout: Some(secs(1)), no_shutdown_delay: false, job_index: 5 }];
+    let short = [Demand { at: at(9 * S), stop_timeout: Some(secs(1)), until: None, no_shutdown_delay: false, job_index: 5 }];
     let first = derive_at(&silent, &spec, &short, &[], 10 * S);
     assert_eq!(told(&first), one(Cause::Stopped, 10 * S, 12_500));
     let memory = [record(&first.clocks[0])];
@@ -228,8 +228,13 @@ fn a_task_on_an_unreachable_node_that_was_never_told_waits_for_the_node() {
 fn demands_of_a_stop_the_earliest_wins() {
     let spec = one_task();
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![event(EventKind::Killing, 10 * S)]))]);
-    let demand =
-        |ms, timeout: Option<u64>| Demand { at: at(ms), stop_timeout: timeout.map(secs), no_shutdown_delay: false, job_index: 5 };
+    let demand = |ms, timeout: Option<u64>| Demand {
+        at: at(ms),
+        stop_timeout: timeout.map(secs),
+        until: None,
+        no_shutdown_delay: false,
+        job_index: 5,
+    };
     let due = |demands: &[Demand]| derive_at(&a, &spec, demands, &[], 11 * S).clocks[0].due();
     assert_eq!(due(&[demand(9 * S, Some(30))]), at(40 * S), "the request's timeout, from the SIGTERM");
     assert_eq!(due(&[demand(9 * S, None)]), at(12 * S), "the task's own");
@@ -238,10 +243,44 @@ fn demands_of_a_stop_the_earliest_wins() {
 }
 
 #[test]
+fn an_extended_or_shortened_stop_is_due_at_its_instant_but_not_before_its_sigterm() {
+    let spec = one_task();
+    let events = vec![event(EventKind::Killing, 10 * S)];
+    let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(events))]);
+    let until =
+        |s: i64| Demand { at: at(5 * S), stop_timeout: None, until: Some(at(s * S)), no_shutdown_delay: false, job_index: 5 };
+    let asked = Demand { stop_timeout: Some(secs(4)), until: None, ..until(0) };
+    let due_when = |a: &Allocation, demands: &[Demand], late| {
+        let cx = Context { spec: &spec, demands, late: secs(late), graces: &GRACES, memory: &[], now: at(11 * S) };
+        derive(a, &cx).clocks[0].due()
+    };
+    let due = |demands: &[Demand]| due_when(&a, demands, 0);
+    assert_eq!(due(&[asked]), at(14 * S));
+    assert_eq!(due(&[until(600)]), at(600 * S), "beyond the task's own timeout");
+    assert_eq!(due_when(&a, &[until(600)], 300), at(600 * S), "an instant is never late");
+    assert_eq!(due(&[until(12)]), at(12 * S));
+    assert_eq!(due(&[until(7)]), at(10 * S), "kill-now waits for SIGTERM");
+    assert_eq!(due(&[until(600), asked]), at(14 * S), "a request after the extension counts beside it");
+    assert_eq!(due(&[until(12), asked]), at(12 * S));
+    // A shutdown delay that is waited for comes before SIGTERM.
+    let mut spec = one_task();
+    spec.groups.get_mut("g").unwrap().tasks.get_mut(&TaskName::from("t")).unwrap().shutdown_delay = secs(6);
+    let delayed = vec![event(EventKind::Killing, 10 * S), event(EventKind::WaitingForShutdownDelay, 10 * S)];
+    let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(delayed))]);
+    assert_eq!(derive_at(&a, &spec, &[until(7)], &[], 11 * S).clocks[0].due(), at(16 * S));
+    // What tells it otherwise keeps its own, shorter grace.
+    let restart =
+        alloc(Desired::Run, ClientStatus::Running, vec![("t", running(vec![event(EventKind::RestartSignaled, 4 * S)]))]);
+    assert_eq!(derive_at(&restart, &spec, &[until(600)], &[], 5 * S).clocks[0].due(), at(6 * S));
+}
+
+#[test]
 fn a_stop_that_reached_nomad_late_is_due_by_its_request() {
     let (spec, killing) = (one_task(), running(vec![event(EventKind::Killing, 20 * S)]));
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", killing)]);
-    let demand = |timeout| [Demand { at: at(10 * S), stop_timeout: Some(secs(timeout)), no_shutdown_delay: false, job_index: 5 }];
+    let demand = |timeout| {
+        [Demand { at: at(10 * S), stop_timeout: Some(secs(timeout)), until: None, no_shutdown_delay: false, job_index: 5 }]
+    };
     let due = |timeout, late| {
         let demands = demand(timeout);
         let cx = Context { spec: &spec, demands: &demands, late: secs(late), graces: &GRACES, memory: &[], now: at(21 * S) };
@@ -260,7 +299,7 @@ fn an_unmanaged_job_has_clocks_only_while_curfew_stops_it() {
     (t.stop_timeout, t.kill_timeout) = (None, secs(7));
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![event(EventKind::Killing, 10 * S)]))]);
     assert_eq!(clocks(&a, &spec, 11 * S), vec![]);
-    let demand = Demand { at: at(9 * S), stop_timeout: None, no_shutdown_delay: false, job_index: 5 };
+    let demand = Demand { at: at(9 * S), stop_timeout: None, until: None, no_shutdown_delay: false, job_index: 5 };
     assert_eq!(told(&derive_at(&a, &spec, &[demand], &[], 11 * S)), one(Cause::Stopped, 10 * S, 17 * S));
 }
 
@@ -307,7 +346,7 @@ fn max_run_duration_and_restarts_count_from_their_events() {
 fn of_several_causes_the_earliest_clock_wins() {
     let restarted_then_stopped = vec![event(EventKind::RestartSignaled, 4 * S), event(EventKind::Killing, 5 * S)];
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(restarted_then_stopped))]);
-    let demand = Demand { at: at(5 * S), stop_timeout: Some(secs(30)), no_shutdown_delay: false, job_index: 5 };
+    let demand = Demand { at: at(5 * S), stop_timeout: Some(secs(30)), until: None, no_shutdown_delay: false, job_index: 5 };
     assert_eq!(told(&derive_at(&a, &one_task(), &[demand], &[], 5 * S)), one(Cause::Restart, 4 * S, 6 * S));
     let shorter = Demand { stop_timeout: Some(Duration::from_millis(500)), ..demand };
     assert_eq!(told(&derive_at(&a, &one_task(), &[shorter], &[], 5 * S)), one(Cause::Stopped, 5 * S, 5500));

@@ -1,5 +1,6 @@
 //! A connection that knows where it leads to, and queries that have names.
 
+use std::cell::{RefCell, RefMut};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::trouble;
-use crate::Result;
+use crate::{Change, Result};
 
 /// How long a write waits for another program that writes to the same file (a backup, a shell).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,11 +25,21 @@ pub(super) struct Query<'q> {
 pub(super) struct Db<'c> {
     conn: &'c Connection,
     path: &'c Path,
+    /// To be told when what was done is committed.
+    changes: RefCell<Vec<Change>>,
 }
 
 impl<'c> Db<'c> {
     pub(super) fn new(conn: &'c Connection, path: &'c Path) -> Self {
-        Self { conn, path }
+        Self { conn, path, changes: RefCell::default() }
+    }
+
+    pub(super) fn changed(&self, change: Change) {
+        self.changes.borrow_mut().push(change);
+    }
+
+    pub(super) fn changes(&self) -> RefMut<'_, Vec<Change>> {
+        self.changes.borrow_mut()
     }
 
     pub(super) fn path(&self) -> &Path {

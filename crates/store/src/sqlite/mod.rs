@@ -10,15 +10,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
-use curfew_core::operation::{Kind, Operation};
+use curfew_core::operation::{By, Intervention, Kind, Operation};
 use curfew_core::{OpId, Timestamp};
 use rusqlite::Connection;
+use tokio::sync::broadcast;
 
-use crate::{AuditFilter, Created, NewOperation, OperationFilter, Result, StepResult, Store};
+use crate::{
+    AuditFilter, Change, Created, Duty, KindRow, NewOperation, OperationFilter, Pruned, QueueStatus, Result, StepResult, Store,
+    Wanted,
+};
 
 mod audit;
 mod clocks;
 mod db;
+mod kinds;
 mod operations;
 mod owner;
 mod readers;
@@ -29,7 +34,7 @@ mod trouble;
 mod writer;
 
 use db::{Db, Query};
-use operations::Wanted;
+use operations::Call;
 use owner::Owner;
 use readers::Readers;
 use writer::{Writer, lock};
@@ -41,6 +46,8 @@ const CHECK: Query<'_> = Query {
 
 const RELEASE: Query<'_> =
     Query { name: "release_leases", sql: "UPDATE operations SET lease_expires_at = 0 WHERE state = 'running'" };
+const FREE_DUTY: Query<'_> =
+    Query { name: "free_duty", sql: "UPDATE kinds SET duty_holder = NULL WHERE duty_holder IS NOT NULL" };
 
 /// The store in an SQLite file. Calls need a tokio runtime; opening does not.
 pub struct SqliteStore {
@@ -68,6 +75,7 @@ impl SqliteStore {
         Db::new(&conn, &path).execute(&CHECK, [])?;
         // Whoever held a lease held the file: that process is gone, and its rows need not wait for their leases to run out.
         Db::new(&conn, &path).execute(&RELEASE, [])?;
+        Db::new(&conn, &path).execute(&FREE_DUTY, [])?;
         let readers = Readers::open(path.clone())?;
         let writer = Writer::new(conn, path.clone());
         Ok(Arc::new(SqliteStore { path, readers: Some(readers), writer, owner: Mutex::new(Some(owner)) }))
@@ -149,21 +157,13 @@ impl Store for SqliteStore {
         self.write(|db| operations::create(db, new)).await
     }
 
-    async fn lease(
-        &self,
-        holder: &str,
-        kinds: &[Kind],
-        ids: &[OpId],
-        lease_for: Duration,
-        limit: usize,
-        now: Timestamp,
-    ) -> Result<Vec<Operation>> {
-        let wanted = Wanted { holder: holder.to_owned(), kinds: kinds.to_vec(), ids: ids.to_vec(), lease_for, limit, now };
-        self.write(move |db| operations::lease(db, &wanted)).await
+    async fn lease(&self, holder: &str, wanted: &[Wanted], ids: &[OpId], limit: usize, now: Timestamp) -> Result<Vec<Operation>> {
+        let call = Call { holder: holder.to_owned(), wanted: wanted.to_vec(), ids: ids.to_vec(), limit, now };
+        self.write(move |db| operations::lease(db, &call)).await
     }
 
-    async fn renew(&self, id: OpId, epoch: u64, expires_at: Timestamp) -> Result<()> {
-        self.write(move |db| operations::renew(db, id, epoch, expires_at)).await
+    async fn renew(&self, id: OpId, epoch: u64, lease_for: Duration, now: Timestamp) -> Result<()> {
+        self.write(move |db| operations::renew(db, id, epoch, now + lease_for)).await
     }
 
     async fn finish_step(
@@ -175,6 +175,10 @@ impl Store for SqliteStore {
     ) -> Result<Operation> {
         let leased = leased.clone();
         self.write(move |db| operations::finish_step(db, &leased, result, audit, now)).await
+    }
+
+    async fn intervene(&self, id: OpId, what: Intervention, by: By) -> Result<Operation> {
+        self.write(move |db| operations::intervene(db, id, what, &by)).await
     }
 
     async fn operation(&self, id: OpId) -> Result<Option<Operation>> {
@@ -189,9 +193,46 @@ impl Store for SqliteStore {
         self.read(move |db| operations::live(db, kind)).await
     }
 
-    async fn next_due(&self, kinds: &[Kind]) -> Result<Option<Timestamp>> {
+    async fn next_due(&self, kinds: &[Kind], _now: Timestamp) -> Result<Option<Timestamp>> {
         let kinds = kinds.to_vec();
         self.read(move |db| operations::next_due(db, &kinds)).await
+    }
+
+    async fn queue_status(&self) -> Result<QueueStatus> {
+        self.read(operations::queue_status).await
+    }
+
+    async fn kinds(&self) -> Result<Vec<KindRow>> {
+        self.read(kinds::all).await
+    }
+
+    async fn pause_kind(&self, kind: Kind, by: By) -> Result<KindRow> {
+        self.write(move |db| kinds::set_pause(db, kind, &by, true)).await
+    }
+
+    async fn resume_kind(&self, kind: Kind, by: By) -> Result<KindRow> {
+        self.write(move |db| kinds::set_pause(db, kind, &by, false)).await
+    }
+
+    async fn take_duty(&self, holder: &str, _lease_for: Duration, now: Timestamp) -> Result<Option<Duty>> {
+        let holder = holder.to_owned();
+        self.write(move |db| kinds::take_duty(db, &holder, now)).await
+    }
+
+    async fn renew_duty(&self, epoch: u64, _lease_for: Duration, _now: Timestamp) -> Result<Duty> {
+        self.read(move |db| kinds::renew_duty(db, epoch)).await
+    }
+
+    async fn give_up_duty(&self, epoch: u64, now: Timestamp) -> Result<()> {
+        self.write(move |db| kinds::give_up_duty(db, epoch, now)).await
+    }
+
+    fn changes(&self) -> broadcast::Receiver<Change> {
+        self.writer.changes.subscribe()
+    }
+
+    async fn prune(&self, finished_before: Timestamp, audit_before: Timestamp, limit: usize) -> Result<Pruned> {
+        self.write(move |db| operations::prune(db, finished_before, audit_before, limit)).await
     }
 
     async fn put_clocks(&self, clocks: Vec<ClockRecord>, audit: Vec<AuditEntry>) -> Result<()> {

@@ -3,21 +3,25 @@
 use std::time::Duration;
 
 use curfew_core::audit::AuditEntry;
-use curfew_core::operation::{Kind, Lease, Operation, Request, State};
-use curfew_core::{JobKey, OpId, Timestamp};
+use curfew_core::operation::{By, Intervention, Kind, Lease, Operation, Request, State};
+use curfew_core::{OpId, Timestamp};
 use rusqlite::types::{Type, Value as Sql, ValueRef};
 use rusqlite::{Row, params, params_from_iter};
 
-use super::audit;
 use super::db::{Db, Query, from_json, from_word, int};
-use crate::{Created, NewOperation, OperationFilter, Result, StepResult, StoreError, rules};
+use super::{audit, kinds};
+use crate::{
+    Change, Created, Held, NewOperation, OperationFilter, Pruned, QueueCount, QueueStatus, Result, StepResult, StoreError,
+    Wanted, intervene, rules,
+};
 
 /// In the order in which `read` takes them.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, state, request, actor, reason, requested_at, deadline, finished_at, waiting_for, progress, outcome, error, \
-             warnings, attempts, run_at, lease_holder, lease_expires_at, lease_epoch, revision FROM operations ",
+             warnings, attempts, run_at, lease_holder, lease_expires_at, lease_epoch, revision, cancel, pause, parent \
+             FROM operations ",
             $rest
         )
     };
@@ -26,16 +30,16 @@ macro_rules! select {
 const INSERT: Query<'_> = Query {
     name: "insert_operation",
     sql: "INSERT INTO operations (id, state, request, deadline, finished_at, waiting_for, progress, outcome, error, warnings, \
-          attempts, run_at, lease_holder, lease_expires_at, lease_epoch, revision, kind, namespace, job, actor, reason, \
-          requested_at) \
-          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+          attempts, run_at, lease_holder, lease_expires_at, lease_epoch, revision, cancel, pause, kind, target, actor, reason, \
+          requested_at, parent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, \
+          ?20, ?21, ?22, ?23, ?24)",
 };
 /// Only under the epoch that was read.
 const UPDATE: Query<'_> = Query {
     name: "update_operation",
     sql: "UPDATE operations SET state = ?2, request = ?3, deadline = ?4, finished_at = ?5, waiting_for = ?6, progress = ?7, \
           outcome = ?8, error = ?9, warnings = ?10, attempts = ?11, run_at = ?12, lease_holder = ?13, lease_expires_at = ?14, \
-          revision = ?16 WHERE id = ?1 AND lease_epoch = ?15",
+          lease_epoch = ?15, revision = ?16, cancel = ?17, pause = ?18 WHERE id = ?1 AND lease_epoch = ?19",
 };
 const LEASE: Query<'_> = Query {
     name: "lease",
@@ -47,17 +51,20 @@ const RENEW: Query<'_> = Query {
     sql: "UPDATE operations SET lease_expires_at = ?3 WHERE id = ?1 AND lease_epoch = ?2 AND state = 'running'",
 };
 const BY_ID: Query<'_> = Query { name: "operation", sql: select!("WHERE id = ?1") };
-const LIVE_STOP: Query<'_> =
-    Query { name: "live_stop", sql: select!("WHERE namespace = ?1 AND job = ?2 AND kind = 'stop' AND finished_at IS NULL") };
+const LIVE_ON: Query<'_> = Query {
+    name: "live_on_target",
+    sql: select!("WHERE target = ?1 AND kind = ?2 AND kind <> 'submit' AND finished_at IS NULL"),
+};
 const LIVE: Query<'_> = Query { name: "live", sql: select!("WHERE kind = ?1 AND finished_at IS NULL ORDER BY id") };
 const BY_KEY: Query<'_> = Query { name: "idempotency_key", sql: "SELECT digest, operation FROM idempotency_keys WHERE key = ?1" };
 const REMEMBER_KEY: Query<'_> =
     Query { name: "remember_idempotency_key", sql: "INSERT INTO idempotency_keys (key, digest, operation) VALUES (?1, ?2, ?3)" };
+/// The plus keeps SQLite from walking the kind's whole index.
 const NUDGED: Query<'_> = Query {
     name: "lease_nudged",
     sql: select!(
-        "WHERE id IN (SELECT value FROM json_each(?1)) AND state IN ('queued', 'waiting') \
-         AND kind IN (SELECT value FROM json_each(?2)) ORDER BY run_at, id LIMIT ?3"
+        "WHERE id IN (SELECT value FROM json_each(?2)) AND state IN ('queued', 'waiting') AND +kind = ?1 ORDER BY run_at, id \
+         LIMIT ?3"
     ),
 };
 const DUE: Query<'_> = Query {
@@ -74,6 +81,29 @@ const NEXT_EXPIRY: Query<'_> = Query {
     name: "next_lease_expiry",
     sql: "SELECT min(lease_expires_at) FROM operations WHERE kind = ?1 AND state = 'running'",
 };
+const QUEUE: Query<'_> = Query {
+    name: "queue_status",
+    sql: "SELECT kind, state, count(*), min(requested_at), min(run_at) FROM operations WHERE finished_at IS NULL \
+          GROUP BY kind, state ORDER BY kind, state",
+};
+const RUNNING: Query<'_> = Query {
+    name: "queue_running",
+    sql: "SELECT id, kind, lease_holder, lease_expires_at, lease_epoch FROM operations WHERE state = 'running' \
+          ORDER BY lease_expires_at, id",
+};
+/// Children go with their parents.
+const PRUNABLE: Query<'_> = Query {
+    name: "prune_find",
+    sql: "SELECT id FROM operations o WHERE finished_at < ?1 AND parent IS NULL AND NOT EXISTS \
+          (SELECT 1 FROM operations c WHERE c.parent = o.id AND c.finished_at IS NULL) ORDER BY finished_at LIMIT ?2",
+};
+const FAMILY: Query<'_> = Query { name: "prune_count", sql: "SELECT count(*) FROM operations WHERE id = ?1 OR parent = ?1" };
+const FORGET: Query<'_> = Query { name: "prune", sql: "DELETE FROM operations WHERE id = ?1" };
+const PRUNE_AUDIT: Query<'_> = Query {
+    name: "prune_audit",
+    sql: "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit a WHERE at < ?1 AND NOT EXISTS \
+          (SELECT 1 FROM operations o WHERE o.id = a.operation AND o.finished_at IS NULL) ORDER BY at LIMIT ?2)",
+};
 
 const DEFAULT_LIMIT: usize = 100;
 
@@ -85,13 +115,14 @@ pub(super) const HOT: &[(&Query<'_>, &str)] = &[
     (&RENEW, "sqlite_autoindex_operations_1"),
     (&BY_ID, "sqlite_autoindex_operations_1"),
     (&BY_KEY, "PRIMARY KEY"),
-    (&LIVE_STOP, "operations_one_live_stop"),
+    (&LIVE_ON, "operations_one_live"),
     (&LIVE, "operations_live"),
     (&NUDGED, "sqlite_autoindex_operations_1"),
     (&DUE, "operations_due"),
     (&EXPIRED, "operations_leased"),
     (&NEXT_RUN, "operations_due"),
     (&NEXT_EXPIRY, "operations_leased"),
+    (&PRUNABLE, "operations_finished"),
 ];
 
 pub(super) fn create(db: &Db<'_>, new: NewOperation) -> Result<Created> {
@@ -104,10 +135,10 @@ pub(super) fn create(db: &Db<'_>, new: NewOperation) -> Result<Created> {
         };
     }
     let key = new.idempotency.clone();
-    let (told, created) = match live_stop(db, &new.request)? {
+    let (told, created) = match live_on(db, &new.request)? {
         Some(mut op) => {
             let told = rules::take_in(&mut op, new);
-            update(db, &op)?;
+            update(db, &op, op.lease.epoch)?;
             (told, Created::Joined(op))
         }
         None => {
@@ -121,55 +152,60 @@ pub(super) fn create(db: &Db<'_>, new: NewOperation) -> Result<Created> {
         db.execute(&REMEMBER_KEY, params![key, digest, created.operation().id.to_string()])?;
     }
     audit::append(db, [&told])?;
+    db.changed(Change::Operation { id: created.operation().id, due: true });
     Ok(created)
 }
 
-pub(super) struct Wanted {
+/// A call of `lease`, as it was made.
+pub(super) struct Call {
     pub(super) holder: String,
-    pub(super) kinds: Vec<Kind>,
+    pub(super) wanted: Vec<Wanted>,
     pub(super) ids: Vec<OpId>,
-    pub(super) lease_for: Duration,
     pub(super) limit: usize,
     pub(super) now: Timestamp,
 }
 
-pub(super) fn lease(db: &Db<'_>, wanted: &Wanted) -> Result<Vec<Operation>> {
+pub(super) fn lease(db: &Db<'_>, call: &Call) -> Result<Vec<Operation>> {
+    let paused = kinds::paused(db)?;
+    let mut wanted: Vec<Wanted> = call.wanted.iter().filter(|w| !paused.contains(&w.kind)).copied().collect();
+    let ids = db.json(NUDGED.name, &call.ids)?;
     let mut taken = Vec::new();
-    if !wanted.ids.is_empty() {
-        let ids = db.json(NUDGED.name, &wanted.ids)?;
-        let kinds = db.json(NUDGED.name, &wanted.kinds)?;
-        let nudged = db.all(&NUDGED, params![ids, kinds, int(wanted.limit)], read)?;
-        take(db, wanted, nudged, &mut taken)?;
-    }
-    for (query, by) in [(&DUE, wanted.now), (&EXPIRED, wanted.now)] {
-        let room = wanted.limit.saturating_sub(taken.len());
-        if room == 0 {
-            break;
+    for query in [&NUDGED, &DUE, &EXPIRED] {
+        if query.name == NUDGED.name && call.ids.is_empty() {
+            continue;
         }
         // One query a kind: each walks its own part of the index, and a paused kind's rows are in nobody's way.
         let mut found = Vec::new();
-        for kind in &wanted.kinds {
-            found.extend(db.all(query, params![kind.as_str(), by.as_micros(), int(room)], read)?);
+        for w in &wanted {
+            let room = w.limit.min(call.limit - taken.len());
+            if room > 0 {
+                let by = if query.name == NUDGED.name { Sql::Text(ids.clone()) } else { Sql::Integer(call.now.as_micros()) };
+                let rows = db.all(query, params![w.kind.as_str(), by, int(room)], read)?;
+                found.extend(rows.into_iter().map(|op| (op, w.lease_for)));
+            }
         }
-        found.sort_by_key(|op| (op.run_at, op.id));
-        found.truncate(room);
-        take(db, wanted, found, &mut taken)?;
+        found.sort_by_key(|(op, _)| (op.run_at, op.id));
+        found.truncate(call.limit - taken.len());
+        for (op, lease_for) in found {
+            if let Some(op) = take(db, call, op, lease_for)? {
+                wanted.iter_mut().filter(|w| w.kind == op.kind()).for_each(|w| w.limit -= 1);
+                taken.push(op);
+            }
+        }
     }
     Ok(taken)
 }
 
-fn take(db: &Db<'_>, wanted: &Wanted, found: Vec<Operation>, taken: &mut Vec<Operation>) -> Result<()> {
-    for mut op in found {
-        let before = op.lease.epoch;
-        let told = rules::lease(&mut op, &wanted.holder, wanted.lease_for, wanted.now);
-        let expires_at = op.lease.expires_at.map(Timestamp::as_micros);
-        let progress = db.json(LEASE.name, &op.progress)?;
-        if db.execute(&LEASE, params![op.id.to_string(), int(before), wanted.holder, expires_at, progress])? == 1 {
-            audit::append(db, &told)?;
-            taken.push(op);
-        }
+fn take(db: &Db<'_>, call: &Call, mut op: Operation, lease_for: Duration) -> Result<Option<Operation>> {
+    let before = op.lease.epoch;
+    let told = rules::lease(&mut op, &call.holder, lease_for, call.now);
+    let expires_at = op.lease.expires_at.map(Timestamp::as_micros);
+    let progress = db.json(LEASE.name, &op.progress)?;
+    if db.execute(&LEASE, params![op.id.to_string(), int(before), call.holder, expires_at, progress])? != 1 {
+        return Ok(None);
     }
-    Ok(())
+    audit::append(db, &told)?;
+    Ok(Some(op))
 }
 
 pub(super) fn renew(db: &Db<'_>, id: OpId, epoch: u64, expires_at: Timestamp) -> Result<()> {
@@ -189,9 +225,51 @@ pub(super) fn finish_step(
 ) -> Result<Operation> {
     let mut row = existing(db, leased.id)?;
     let audit = rules::finish(&mut row, leased, result, audit, now)?;
-    update(db, &row)?;
+    update(db, &row, row.lease.epoch)?;
     audit::append(db, &audit)?;
+    db.changed(Change::Operation { id: row.id, due: false });
     Ok(row)
+}
+
+pub(super) fn intervene(db: &Db<'_>, id: OpId, what: Intervention, by: &By) -> Result<Operation> {
+    let mut row = existing(db, id)?;
+    let before = row.lease.epoch;
+    let rival = live_on(db, &row.request)?.map(|op| op.id).filter(|rival| *rival != id);
+    if let Some(told) = intervene::intervene(&mut row, what, by, rival)? {
+        update(db, &row, before)?;
+        audit::append(db, [&told])?;
+        db.changed(Change::Operation { id, due: true });
+    }
+    Ok(row)
+}
+
+pub(super) fn queue_status(db: &Db<'_>) -> Result<QueueStatus> {
+    let counts = db.all(&QUEUE, [], |r| {
+        Ok(QueueCount {
+            kind: from_word(r, 0)?,
+            state: from_word(r, 1)?,
+            count: r.get::<_, i64>(2)?.unsigned_abs(),
+            oldest_requested_at: Timestamp::from_micros(r.get(3)?),
+            oldest_run_at: Timestamp::from_micros(r.get(4)?),
+        })
+    })?;
+    let running = db.all(&RUNNING, [], |r| {
+        let expires_at = r.get::<_, Option<i64>>(3)?.map(Timestamp::from_micros);
+        let lease = Lease { holder: r.get(2)?, expires_at, epoch: r.get::<_, i64>(4)?.unsigned_abs() };
+        Ok(Held { id: op_id(r, 0)?, kind: from_word(r, 1)?, lease })
+    })?;
+    Ok(QueueStatus { counts, running })
+}
+
+pub(super) fn prune(db: &Db<'_>, finished_before: Timestamp, audit_before: Timestamp, limit: usize) -> Result<Pruned> {
+    let roots = db.all(&PRUNABLE, params![finished_before.as_micros(), int(limit)], |r| r.get::<_, String>(0))?;
+    let mut operations = 0;
+    for id in roots {
+        operations += db.one(&FAMILY, [&id], |r| r.get::<_, i64>(0))?.unwrap_or(0).unsigned_abs();
+        db.execute(&FORGET, [&id])?;
+    }
+    let audit = db.execute(&PRUNE_AUDIT, params![audit_before.as_micros(), int(limit)])? as u64;
+    Ok(Pruned { operations, audit })
 }
 
 pub(super) fn by_id(db: &Db<'_>, id: OpId) -> Result<Option<Operation>> {
@@ -219,9 +297,12 @@ pub(super) fn list(db: &Db<'_>, filter: &OperationFilter) -> Result<Vec<Operatio
         sql.push_str(" AND finished_at IS NULL");
     }
     if let Some(target) = &filter.target {
-        sql.push_str(" AND namespace = ? AND job = ?");
-        values.push(Sql::Text(target.namespace.to_string()));
-        values.push(Sql::Text(target.job.to_string()));
+        sql.push_str(" AND target = ?");
+        values.push(Sql::Text(target.key()));
+    }
+    if let Some(parent) = filter.parent {
+        sql.push_str(" AND parent = ?");
+        values.push(Sql::Text(parent.to_string()));
     }
     if let Some(before) = filter.before {
         sql.push_str(" AND id < ?");
@@ -235,7 +316,8 @@ pub(super) fn list(db: &Db<'_>, filter: &OperationFilter) -> Result<Vec<Operatio
 
 pub(super) fn next_due(db: &Db<'_>, kinds: &[Kind]) -> Result<Option<Timestamp>> {
     let mut next: Option<i64> = None;
-    for kind in kinds {
+    let paused = kinds::paused(db)?;
+    for kind in kinds.iter().filter(|k| !paused.contains(k)) {
         for query in [&NEXT_RUN, &NEXT_EXPIRY] {
             let at = db.one(query, [kind.as_str()], |r| r.get::<_, Option<i64>>(0))?.flatten();
             next = next.into_iter().chain(at).min();
@@ -244,10 +326,11 @@ pub(super) fn next_due(db: &Db<'_>, kinds: &[Kind]) -> Result<Option<Timestamp>>
     Ok(next.map(Timestamp::from_micros))
 }
 
-fn live_stop(db: &Db<'_>, request: &Request) -> Result<Option<Operation>> {
-    match request {
-        Request::Stop { target, .. } => db.one(&LIVE_STOP, [target.namespace.as_str(), target.job.as_str()], read),
-        Request::Submit { .. } => Ok(None),
+/// The live operation that a request joins.
+fn live_on(db: &Db<'_>, request: &Request) -> Result<Option<Operation>> {
+    match request.kind() {
+        kind if kind.joins() => db.one(&LIVE_ON, [request.target().key().as_str(), kind.as_str()], read),
+        _ => Ok(None),
     }
 }
 
@@ -255,7 +338,7 @@ fn existing(db: &Db<'_>, id: OpId) -> Result<Operation> {
     by_id(db, id)?.ok_or(StoreError::NoSuchOperation(id))
 }
 
-/// What `insert` and `update` have in common, ?1 to ?16.
+/// What `insert` and `update` have in common, ?1 to ?18.
 fn changing(db: &Db<'_>, name: &'static str, op: &Operation) -> Result<Vec<Sql>> {
     let text = |t: &Option<String>| t.clone().map_or(Sql::Null, Sql::Text);
     let instant = |t: Option<Timestamp>| t.map_or(Sql::Null, |t| Sql::Integer(t.as_micros()));
@@ -276,25 +359,28 @@ fn changing(db: &Db<'_>, name: &'static str, op: &Operation) -> Result<Vec<Sql>>
         instant(op.lease.expires_at),
         Sql::Integer(int(op.lease.epoch)),
         Sql::Integer(int(op.revision)),
+        op.cancel.as_ref().map(|by| db.json(name, by)).transpose()?.map_or(Sql::Null, Sql::Text),
+        op.pause.as_ref().map(|by| db.json(name, by)).transpose()?.map_or(Sql::Null, Sql::Text),
     ])
 }
 
 fn insert(db: &Db<'_>, op: &Operation) -> Result<()> {
-    let JobKey { namespace, job } = op.request.target();
     let mut values = changing(db, INSERT.name, op)?;
     values.extend([
         Sql::Text(op.kind().as_str().to_owned()),
-        Sql::Text(namespace.to_string()),
-        Sql::Text(job.to_string()),
+        Sql::Text(op.request.target().key()),
         Sql::Text(op.actor.clone()),
         op.reason.clone().map_or(Sql::Null, Sql::Text),
         Sql::Integer(op.requested_at.as_micros()),
+        op.parent.map_or(Sql::Null, |id| Sql::Text(id.to_string())),
     ]);
     db.execute(&INSERT, params_from_iter(values)).map(|_| ())
 }
 
-fn update(db: &Db<'_>, op: &Operation) -> Result<()> {
-    match db.execute(&UPDATE, params_from_iter(changing(db, UPDATE.name, op)?))? {
+fn update(db: &Db<'_>, op: &Operation, epoch_read: u64) -> Result<()> {
+    let mut values = changing(db, UPDATE.name, op)?;
+    values.push(Sql::Integer(int(epoch_read)));
+    match db.execute(&UPDATE, params_from_iter(values))? {
         1 => Ok(()),
         _ => Err(StoreError::Fenced { id: op.id, epoch: op.lease.epoch }),
     }
@@ -307,9 +393,17 @@ fn op_id(r: &Row<'_>, column: usize) -> rusqlite::Result<OpId> {
 
 fn read(r: &Row<'_>) -> rusqlite::Result<Operation> {
     let instant = |column: usize| r.get::<_, Option<i64>>(column).map(|t| t.map(Timestamp::from_micros));
+    let by = |column: usize| match r.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        _ => from_json::<By>(r, column).map(Some),
+    };
     let state: State = from_word(r, 1)?;
     Ok(Operation {
         id: op_id(r, 0)?,
+        parent: match r.get_ref(21)? {
+            ValueRef::Null => None,
+            _ => Some(op_id(r, 21)?),
+        },
         state,
         request: from_json(r, 2)?,
         actor: r.get(3)?,
@@ -329,5 +423,7 @@ fn read(r: &Row<'_>) -> rusqlite::Result<Operation> {
         run_at: Timestamp::from_micros(r.get(14)?),
         lease: Lease { holder: r.get(15)?, expires_at: instant(16)?, epoch: r.get::<_, i64>(17)?.unsigned_abs() },
         revision: r.get::<_, i64>(18)?.unsigned_abs(),
+        cancel: by(19)?,
+        pause: by(20)?,
     })
 }

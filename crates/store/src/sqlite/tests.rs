@@ -207,6 +207,46 @@ fn the_hot_queries_take_their_index() {
     }
 }
 
+/// What a curfew of the first schema left is read by this one, and lives by its rules.
+#[tokio::test]
+async fn the_first_schema_becomes_this_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("curfew.db");
+    let conn = Connection::open(&path).unwrap();
+    conn.execute_batch(include_str!("schema/001.sql")).unwrap();
+    let id = "0193d7a0-0000-7000-8000-000000000001";
+    conn.execute_batch(&format!(
+        r#"PRAGMA application_id = 1129665094;
+        INSERT INTO schema_version VALUES (1, '0.1.0');
+        INSERT INTO operations VALUES ('{id}', 'stop', 'games', 'a/b', 'waiting',
+            '{{"kind":"stop","target":{{"namespace":"games","job":"a/b"}},"demands":[{{"at":"2026-01-01T00:00:00Z","job_index":4}}]}}',
+            'ops', NULL, 1, NULL, NULL, NULL, '{{}}', NULL, NULL, '[]', 0, 7, NULL, NULL, 3, 1);
+        INSERT INTO idempotency_keys VALUES ('k', 'digest', '{id}');"#
+    ))
+    .unwrap();
+    drop(conn);
+    let store = SqliteStore::open(&path).unwrap();
+    let target = curfew_core::JobKey::new("games", "a/b");
+    let filter = crate::OperationFilter { target: Some(target.clone().into()), ..Default::default() };
+    let found = store.operations(filter).await.unwrap();
+    let [op] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((op.id.to_string().as_str(), op.lease.epoch, op.revision, &op.parent), (id, 3, 1, &None));
+    let request = op.request.clone();
+    let now = curfew_core::Timestamp::from_millis(9);
+    let new = crate::NewOperation {
+        id: curfew_core::OpId::new(now),
+        parent: None,
+        request,
+        actor: "ops".into(),
+        reason: None,
+        at: now,
+        deadline: None,
+        warnings: vec![],
+        idempotency: None,
+    };
+    assert!(matches!(store.create(new).await.unwrap(), crate::Created::Joined(joined) if joined.id == op.id));
+}
+
 #[test]
 fn the_drivers_words_are_the_source_and_not_repeated() {
     let e = rusqlite::Error::QueryReturnedNoRows;

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, oneshot};
 
 use super::db::Db;
 use super::trouble;
-use crate::{Result, StoreError};
+use crate::{CHANGES, Change, Result, StoreError};
 
 /// How many requests may wait; more wait for room.
 const ROOM: usize = 4096;
@@ -27,6 +27,8 @@ pub(super) struct Writer {
     queue: Mutex<Queue>,
     room: Arc<Semaphore>,
     conn: Mutex<Option<Connection>>,
+    /// Told what each commit changed.
+    pub(super) changes: broadcast::Sender<Change>,
 }
 
 #[derive(Default)]
@@ -96,7 +98,9 @@ impl GroupFailure {
 
 impl Writer {
     pub(super) fn new(conn: Connection, path: PathBuf) -> Arc<Self> {
-        Arc::new(Self { path, queue: Mutex::default(), room: Arc::new(Semaphore::new(ROOM)), conn: Mutex::new(Some(conn)) })
+        let (changes, _) = broadcast::channel(CHANGES);
+        let room = Arc::new(Semaphore::new(ROOM));
+        Arc::new(Self { path, queue: Mutex::default(), room, conn: Mutex::new(Some(conn)), changes })
     }
 
     /// Runs `work` in a transaction and returns when that is durable. A caller that goes away does not undo it.
@@ -163,7 +167,9 @@ impl Writer {
         step("begin", "BEGIN IMMEDIATE")?;
         for job in group {
             step("savepoint", "SAVEPOINT request")?;
+            let before = db.changes().len();
             if let Err(why) = job.run(&db) {
+                db.changes().truncate(before);
                 if conn.is_autocommit() {
                     // Some failures (a full disk among them) make SQLite undo the whole transaction, the others' work too.
                     let what = format!("a write was undone together with another that failed: {why}");
@@ -173,7 +179,12 @@ impl Writer {
             }
             step("release", "RELEASE request")?;
         }
-        step("commit", "COMMIT")
+        step("commit", "COMMIT")?;
+        for change in db.changes().drain(..) {
+            // Nobody listens, perhaps.
+            let _ = self.changes.send(change);
+        }
+        Ok(())
     }
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_core::audit::{Action, AuditEntry};
-use curfew_core::operation::{Demand, Kind, Operation, Progress, Request, State};
+use curfew_core::operation::{By, Demand, Kind, Operation, Progress, Request, State};
 use curfew_core::{JobKey, OpId, Timestamp};
-use curfew_store::{AuditFilter, NewOperation, StepResult, Store};
+use curfew_store::{AuditFilter, NewOperation, StepResult, Store, Wanted};
 use serde_json::{Value, json};
 
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -31,6 +31,7 @@ pub fn stop(job: &str, seconds: u64) -> NewOperation {
 pub fn stop_within(job: &str, seconds: u64, stop_timeout: u64) -> NewOperation {
     NewOperation {
         id: OpId::new(at(seconds)),
+        parent: None,
         request: Request::Stop { target: JobKey::new("default", job), demands: vec![demand(seconds, stop_timeout)] },
         actor: "ops@example".into(),
         reason: Some("end of season".into()),
@@ -90,8 +91,28 @@ pub fn entry(operation: OpId, action: Action, now: Timestamp) -> AuditEntry {
     }
 }
 
+/// As many as there are of each kind, for a minute.
+pub fn wanted(kinds: &[Kind]) -> Vec<Wanted> {
+    kinds.iter().map(|kind| Wanted { kind: *kind, lease_for: MINUTE, limit: usize::MAX }).collect()
+}
+
+pub async fn lease(
+    store: &Arc<dyn Store>,
+    holder: &str,
+    kinds: &[Kind],
+    ids: &[OpId],
+    limit: usize,
+    now: Timestamp,
+) -> Vec<Operation> {
+    store.lease(holder, &wanted(kinds), ids, limit, now).await.unwrap()
+}
+
+pub fn by(actor: &str, seconds: u64) -> By {
+    By { actor: actor.into(), reason: Some("because".into()), at: at(seconds) }
+}
+
 pub async fn lease_one(store: &Arc<dyn Store>, holder: &str, now: Timestamp) -> Operation {
-    let mut leased = store.lease(holder, &BOTH, &[], MINUTE, 1, now).await.unwrap();
+    let mut leased = lease(store, holder, &BOTH, &[], 1, now).await;
     assert_eq!(leased.len(), 1, "something is due at {now}");
     leased.remove(0)
 }

@@ -119,7 +119,7 @@ pub async fn lists_are_newest_first_and_paged(store: Arc<dyn Store>) {
     assert_eq!(list(OperationFilter { limit: 3, before: Some(ids[2]), ..OperationFilter::default() }).await, ids[3..6]);
     let kinds = vec![Kind::Submit];
     assert_eq!(list(OperationFilter { kinds: kinds.clone(), ..OperationFilter::default() }).await.len(), 5);
-    let target = Some(JobKey::new("default", "even"));
+    let target = Some(JobKey::new("default", "even").into());
     assert_eq!(list(OperationFilter { target: target.clone(), ..OperationFilter::default() }).await.len(), 6);
     assert_eq!(list(OperationFilter { target, kinds, ..OperationFilter::default() }).await, []);
     let live = vec![State::Queued, State::Running, State::Waiting];

@@ -24,7 +24,7 @@ pub async fn a_waiting_row_sleeps_until_its_time(store: Arc<dyn Store>) {
     assert_eq!((waiting.lease.holder.as_deref(), waiting.lease.expires_at, waiting.lease.epoch), (None, None, 1));
     assert_eq!((waiting.attempts, waiting.finished_at, waiting.warnings.len()), (3, None, 1));
     assert_eq!(row(&store, op.id).await, waiting);
-    assert!(store.lease("h:1", &BOTH, &[], MINUTE, 5, at(30)).await.unwrap().is_empty());
+    assert!(lease(&store, "h:1", &BOTH, &[], 5, at(30)).await.is_empty());
     assert_eq!(lease_one(&store, "h:1", at(31)).await.lease.epoch, 2);
     let told = [Action::Requested, Action::Leased, Action::Waiting];
     assert_eq!(trail(&store, op.id).await, told, "a wake-up is not worth a row");
@@ -39,7 +39,7 @@ pub async fn a_finished_row_is_never_leased(store: Arc<dyn Store>) {
         let done = store.finish_step(&op, result, vec![], at(1)).await.unwrap();
         assert_eq!((done.state, done.finished_at, done.lease.holder.as_deref()), (state, Some(at(1)), None));
         assert_eq!(row(&store, op.id).await, done);
-        assert!(store.lease("h:1", &BOTH, &[op.id], MINUTE, 5, at(9_999_999)).await.unwrap().is_empty());
+        assert!(lease(&store, "h:1", &BOTH, &[op.id], 5, at(9_999_999)).await.is_empty());
     }
     assert!(store.live(curfew_core::operation::Kind::Stop).await.unwrap().is_empty());
 }
@@ -89,8 +89,8 @@ pub async fn a_paused_row_stays(store: Arc<dyn Store>) {
     store.create(stop("a", 0)).await.unwrap();
     let op = lease_one(&store, "h:1", at(0)).await;
     store.finish_step(&op, step(&op, State::Paused, at(1)), vec![], at(1)).await.unwrap();
-    assert!(store.lease("h:1", &BOTH, &[op.id], MINUTE, 5, at(9_999)).await.unwrap().is_empty());
-    assert_eq!(store.next_due(&BOTH).await.unwrap(), None);
+    assert!(lease(&store, "h:1", &BOTH, &[op.id], 5, at(9_999)).await.is_empty());
+    assert_eq!(store.next_due(&BOTH, at(1)).await.unwrap(), None);
     assert!(matches!(store.create(stop("a", 2)).await.unwrap(), Created::Joined(op) if op.state == State::Paused));
 }
 
@@ -109,6 +109,6 @@ pub async fn unknown_operations_are_named(store: Arc<dyn Store>) {
     op.id = stop("b", 0).id;
     let (result, audit) = succeeded(&op, at(1));
     assert!(matches!(store.finish_step(&op, result, audit, at(1)).await, Err(StoreError::NoSuchOperation(id)) if id == op.id));
-    assert!(matches!(store.renew(op.id, 1, at(1)).await, Err(StoreError::NoSuchOperation(id)) if id == op.id));
+    assert!(matches!(store.renew(op.id, 1, MINUTE, at(1)).await, Err(StoreError::NoSuchOperation(id)) if id == op.id));
     assert_eq!(store.operations(OperationFilter::default()).await.unwrap().len(), 1);
 }

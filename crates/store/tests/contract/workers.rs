@@ -20,7 +20,7 @@ pub async fn a_row_has_one_holder(store: Arc<dyn Store>) {
     let worker = |w: usize, store: Arc<dyn Store>| async move {
         let mut mine: Vec<OpId> = Vec::new();
         loop {
-            let leased = store.lease(&format!("h:{w}"), &BOTH, &[], MINUTE, 3, at(300)).await.unwrap();
+            let leased = lease(&store, &format!("h:{w}"), &BOTH, &[], 3, at(300)).await;
             if leased.is_empty() {
                 return mine;
             }
@@ -65,7 +65,7 @@ pub async fn a_crowd_finishes_everything_once(store: Arc<dyn Store>) {
     let worker = |w: usize, store: Arc<dyn Store>, done: Arc<std::sync::atomic::AtomicBool>| async move {
         loop {
             let last = done.load(std::sync::atomic::Ordering::SeqCst);
-            let leased = store.lease(&format!("h:{w}"), &BOTH, &[], MINUTE, 4, at(1000)).await.unwrap();
+            let leased = lease(&store, &format!("h:{w}"), &BOTH, &[], 4, at(1000)).await;
             if leased.is_empty() && last {
                 return;
             }

@@ -84,8 +84,13 @@ fn killing() -> Vec<TaskEvent> {
 }
 
 fn stop_op(stop_timeout: u64) -> Operation {
-    let demand =
-        Demand { at: at(900), stop_timeout: Some(Duration::from_secs(stop_timeout)), no_shutdown_delay: false, job_index: 5 };
+    let demand = Demand {
+        at: at(900),
+        stop_timeout: Some(Duration::from_secs(stop_timeout)),
+        until: None,
+        no_shutdown_delay: false,
+        job_index: 5,
+    };
     Operation {
         id: OpId::new(at(900)),
         state: State::Running,
@@ -104,6 +109,9 @@ fn stop_op(stop_timeout: u64) -> Operation {
         run_at: at(900),
         lease: Lease::default(),
         revision: 0,
+        parent: None,
+        cancel: None,
+        pause: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
+use reqwest::header::{HeaderMap, HeaderName};
 use serde_json::Value;
 
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -22,6 +23,14 @@ impl Api {
     pub fn new(addr: impl Into<String>) -> Self {
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
         Self { http, addr: addr.into() }
+    }
+
+    /// Every call with this ACL token.
+    pub fn with_token(self, token: &str) -> Self {
+        let headers = HeaderMap::from_iter([(HeaderName::from_static("x-nomad-token"), token.parse().unwrap())]);
+        let http =
+            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).default_headers(headers).build().unwrap();
+        Self { http, ..self }
     }
 
     /// Status and body, or why there is no answer.

@@ -157,7 +157,7 @@ pub async fn the_token_is_wrong(given: Given) {
     if nomad_binary().is_none() {
         return given.skip("a real Nomad with ACLs, because CURFEW_TEST_NOMAD names no binary");
     }
-    let locked = cluster::locked_server().await;
+    let locked = cluster::locked_server(0).await;
     let ran = curfew(serve(&dir)).env("NOMAD_ADDR", &locked.addr).run().await.code(1).says(&["NOMAD_TOKEN"]);
     one_sentence(&ran);
     one_sentence(&ask(&locked.addr).await.code(1).says(&["NOMAD_TOKEN"]));

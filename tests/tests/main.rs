@@ -4,6 +4,7 @@
 mod cli;
 mod crash;
 mod database;
+mod doctor;
 mod lessons;
 mod nodes;
 mod nomad_api;
@@ -54,6 +55,12 @@ fn main() {
             cli::a_controller_that_is_ready_says_who_it_is;
         NONE: cli::no_file_an_empty_file_a_folder, cli::a_duration_without_a_unit, cli::no_controller_or_something_else,
             cli::nomad_is_not_there, cli::the_token_is_wrong, cli::the_configuration_is_wrong;
+        BOTH: doctor::a_healthy_cluster, doctor::a_node_with_the_default_max_kill_timeout, doctor::a_server_without_a_leader,
+            doctor::a_node_that_is_down;
+        DEV: doctor::a_read_only_token_by_its_refusals;
+        REAL: doctor::a_read_only_token;
+        NONE: doctor::nothing_there_or_something_else, doctor::tls_that_does_not_fit, doctor::bad_configuration,
+            doctor::interrupted;
         DEV: database::locked_by_another_controller, database::a_folder_a_missing_folder_another_file,
             database::not_writable, database::disk_full, database::a_full_disk_at_the_start, database::a_newer_schema;
     ])

@@ -53,6 +53,8 @@ pub enum Command {
     Audit(Audit),
     /// Ask the controller how it is.
     Status(Output),
+    /// Check whether Curfew can keep its promises on this Nomad, and say what to do.
+    Doctor(Doctor),
 }
 
 impl Command {
@@ -103,6 +105,15 @@ pub struct Serve {
     /// Where the RPC listens [default: 127.0.0.1:4690].
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Doctor {
+    /// A TOML file; see docs/configuration.md.
+    #[arg(long, env = "CURFEW_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Args, Clone, Copy)]

@@ -4,6 +4,7 @@ mod args;
 mod config;
 mod demo;
 mod dev;
+mod doctor;
 mod exit;
 mod job;
 mod op;
@@ -52,6 +53,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Job(command) => job::run(&addr, command).await,
         Command::Op(command) => op::run(&addr, command).await,
         Command::Audit(args) => op::audit(&addr, args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Status(args) => op::status(&addr, args).await,
     }
 }

@@ -15,13 +15,14 @@ pub fn start_logging(log: &Log, default: &str) {
     let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // Another part of the process may have set one up (in tests).
     let _ = match log.log_format {
-        LogFormat::Text => base.with_ansi(colour()).try_init(),
+        LogFormat::Text => base.with_ansi(colour(&std::io::stderr())).try_init(),
         LogFormat::Json => base.json().try_init(),
     };
 }
 
-pub fn colour() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+/// Whether this stream is read by somebody who sees colours.
+pub fn colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 /// A line on standard output. A reader that went away ends the command, not the operation.

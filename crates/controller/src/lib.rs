@@ -5,6 +5,7 @@
 mod clock;
 mod deployments;
 mod dispatch;
+pub mod doctor;
 pub mod error;
 mod keeper;
 mod lifecycle;

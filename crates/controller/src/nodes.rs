@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use curfew_core::{Clock, NodeId, Timestamp, duration};
+use curfew_core::{Clock, NodeId, Timestamp, doctor, duration};
 use curfew_nomad::{Error, NodeStatus, NodeStub, Nomad};
 use futures::StreamExt;
 use serde_json::Value;
@@ -13,10 +13,10 @@ use serde_json::Value;
 const META: &str = "max_kill_timeout";
 /// More nodes than this are not asked one by one at a submit.
 const ASKED: usize = 200;
-const AT_ONCE: usize = 16;
+/// Nodes that are asked at the same time.
+pub const AT_ONCE: usize = 16;
 /// A client's configuration changes with its restart.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
-const NAMED: usize = 5;
 
 /// When each node was asked, and what it said.
 type Known = HashMap<NodeId, (Timestamp, Option<Duration>)>;
@@ -61,7 +61,7 @@ impl Nodes {
     }
 
     /// The node's `max_kill_timeout`, when it can be known: from its meta, else from its agent.
-    async fn limit(&self, id: &NodeId) -> Option<Duration> {
+    pub async fn limit(&self, id: &NodeId) -> Option<Duration> {
         let now = self.clock.now();
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
         if let Some((at, limit)) = known
@@ -138,15 +138,8 @@ fn glob(pattern: &str, text: &str) -> bool {
     }
 }
 
-fn sentence(limit: Option<Duration>, mut names: Vec<String>, needed: Duration) -> String {
-    names.sort();
-    let more = names.len().saturating_sub(NAMED);
-    names.truncate(NAMED);
-    let mut who = if names.len() + more == 1 { "node ".to_owned() } else { "nodes ".to_owned() };
-    who.push_str(&names.join(", "));
-    if more > 0 {
-        who.push_str(&format!(" and {more} more"));
-    }
+fn sentence(limit: Option<Duration>, names: Vec<String>, needed: Duration) -> String {
+    let who = doctor::nodes(names);
     let needed = duration::format(needed);
     match limit {
         Some(l) => {

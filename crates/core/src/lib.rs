@@ -8,6 +8,7 @@ pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod deployment;
+pub mod doctor;
 pub mod duration;
 mod ids;
 pub mod kinds;

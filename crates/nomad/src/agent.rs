@@ -1,8 +1,10 @@
 //! What an agent says about itself.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use curfew_core::duration;
+use curfew_core::{Timestamp, duration};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::client::{Call, Nomad};
@@ -21,6 +23,30 @@ pub struct AgentSelf {
     pub acl_enabled: bool,
     /// `None` when the agent is not a client.
     pub max_kill_timeout: Option<Duration>,
+}
+
+/// A server as its peers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    pub name: String,
+    pub region: String,
+    pub version: String,
+    /// `alive`, `leaving`, `left` or `failed`.
+    pub status: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Members {
+    members: Option<Vec<Member>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Member {
+    name: String,
+    status: String,
+    tags: Option<BTreeMap<String, String>>,
 }
 
 impl Nomad {
@@ -71,6 +97,21 @@ impl Nomad {
             return Err(Error::NoLeader { asked: answer.asked.clone(), status: answer.status, body: "No cluster leader".into() });
         }
         Ok(leader)
+    }
+
+    /// What time it is at the agent that answers, by its HTTP header: cut to the second. `None` when it does not say.
+    pub async fn agent_clock(&self) -> Result<Option<Timestamp>, Error> {
+        let answer = self.send(Call::new(Route::Leader, &[])).await?;
+        let date = answer.header("date").and_then(|d| jiff::fmt::rfc2822::parse(d).ok());
+        Ok(date.map(|d| Timestamp::from_micros(d.timestamp().as_microsecond())))
+    }
+
+    /// The servers, of all regions, as the agent that answers sees them.
+    pub async fn servers(&self) -> Result<Vec<Server>, Error> {
+        let answer: Members = self.send(Call::new(Route::Members, &[])).await?.json()?;
+        let tag = |m: &Member, name: &str| m.tags.as_ref().and_then(|t| t.get(name)).cloned().unwrap_or_default();
+        let server = |m: Member| Server { version: tag(&m, "build"), region: tag(&m, "region"), name: m.name, status: m.status };
+        Ok(answer.members.unwrap_or_default().into_iter().map(server).collect())
     }
 
     /// Nomad's version at the configured address, as in `1.10.5`.

@@ -16,7 +16,7 @@ use curfew_core::Namespace;
 use crate::config::{Address, ConfigError, NomadConfig};
 use crate::error::{self, Asked, Error};
 use crate::route::{Counters, Route, escape};
-use crate::transport::{Body, Sockets, Transport, TransportError};
+use crate::transport::{Body, Sockets, Transport, TransportError, is_loopback};
 
 /// A Nomad. Cheap to clone; every clone shares connections, counters and the bound on calls in flight.
 #[derive(Clone)]
@@ -145,6 +145,17 @@ impl Nomad {
     /// The address as people should see it.
     pub fn address(&self) -> &str {
         &self.0.address.shown
+    }
+
+    /// Whether what is sent stays on this machine: a unix socket, or loopback.
+    pub fn is_local(&self) -> bool {
+        let address = &self.0.address;
+        let host = address.base.parse::<http::Uri>().ok().and_then(|u| u.host().map(is_loopback));
+        address.socket.is_some() || host == Some(true)
+    }
+
+    pub fn is_https(&self) -> bool {
+        self.scheme() == "https"
     }
 
     pub(crate) fn scheme(&self) -> &'static str {

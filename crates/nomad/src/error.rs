@@ -122,6 +122,11 @@ impl Error {
         }
     }
 
+    /// Whether a connection was made and no agreement on TLS came of it.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Unreachable { source: Some(source), .. } if find::<rustls::Error>(&**source).is_some())
+    }
+
     /// Whether asking again later, unchanged, may work.
     pub fn is_transient(&self) -> bool {
         match self {

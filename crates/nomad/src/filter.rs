@@ -24,6 +24,10 @@ impl Filter {
         )
     }
 
+    pub fn running() -> Self {
+        Self(r#"ClientStatus == "running""#.into())
+    }
+
     /// These allocations, in as many filters as it takes.
     pub fn ids(ids: &[AllocId]) -> Vec<Self> {
         batches(ids.iter().map(|id| regex_escape(id.as_str())))

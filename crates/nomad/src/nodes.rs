@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use curfew_core::NodeId;
+use curfew_core::{NodeId, Timestamp};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::client::{Call, Nomad, found};
 use crate::error::Error;
@@ -32,6 +33,8 @@ pub struct NodeStub {
     pub drivers: Vec<String>,
     /// Every driver that its agent knows, found or not.
     pub known_drivers: Vec<String>,
+    /// Of its agent, as in `1.10.5`.
+    pub version: String,
     pub modify_index: u64,
 }
 
@@ -69,6 +72,9 @@ pub(crate) struct NodeWire {
     tls: bool,
     meta: Option<BTreeMap<String, String>>,
     attributes: Option<BTreeMap<String, String>>,
+    /// In lists and events; a node in full has it among its attributes.
+    #[serde(default)]
+    version: String,
     #[serde(default)]
     modify_index: u64,
 }
@@ -93,6 +99,8 @@ impl From<NodeWire> for Node {
         };
         let usable = |d: &Option<DriverWire>| d.as_ref().is_some_and(|d| d.detected && d.healthy);
         let known = w.drivers.unwrap_or_default();
+        let attributes = w.attributes.unwrap_or_default();
+        let version = if w.version.is_empty() { attributes.get("nomad.version").cloned().unwrap_or_default() } else { w.version };
         let drivers = known.iter().filter(|(_, d)| usable(d)).map(|(name, _)| name.clone()).collect();
         Self {
             stub: NodeStub {
@@ -105,12 +113,13 @@ impl From<NodeWire> for Node {
                 draining: w.drain,
                 drivers,
                 known_drivers: known.into_keys().collect(),
+                version,
                 modify_index: w.modify_index,
             },
             http_addr: w.http_addr,
             tls: w.tls,
             meta: w.meta.unwrap_or_default(),
-            attributes: w.attributes.unwrap_or_default(),
+            attributes,
         }
     }
 }
@@ -130,5 +139,14 @@ impl Nomad {
         let call = Call::new(Route::Node, &[id.as_str()]);
         let Some(answer) = found(self.send(call).await, &["node not found"])? else { return Ok(None) };
         Ok(Some(answer.json::<NodeWire>()?.into()))
+    }
+
+    /// When this node's client last took its own measure, by its clock; it does so every second unless its
+    /// `telemetry.collection_interval` says otherwise. Nomad forwards the question as it forwards a signal, and it has the deadline
+    /// of one. `None` from a client that has only just started.
+    pub async fn client_clock(&self, id: &NodeId) -> Result<Option<Timestamp>, Error> {
+        let call = Call::new(Route::ClientStats, &[]).query("node_id", id.as_str()).timeout(self.config().signal_timeout);
+        let stats: Value = self.send(call).await?.json()?;
+        Ok(stats["Timestamp"].as_i64().map(|ns| Timestamp::from_micros(ns.div_euclid(1000))))
     }
 }

@@ -55,6 +55,8 @@ routes! {
     JobVersions: "GET" "/v1/job/:job/versions" needs "namespace capability read-job";
     DeleteJob: "DELETE" "/v1/job/:job" needs "namespace capability submit-job";
     JobAllocations: "GET" "/v1/job/:job/allocations" needs "namespace capability read-job";
+    Jobs: "GET" "/v1/jobs" needs "namespace capability list-jobs";
+    DispatchJob: "PUT" "/v1/job/:job/dispatch" needs "namespace capability dispatch-job";
     Allocations: "GET" "/v1/allocations" needs "namespace capability read-job";
     Allocation: "GET" "/v1/allocation/:alloc" needs "namespace capability read-job";
     Signal: "PUT" "/v1/client/allocation/:alloc/signal" needs "namespace capability alloc-lifecycle";
@@ -64,14 +66,20 @@ routes! {
     FailDeployment: "PUT" "/v1/deployment/fail/:deployment" needs "namespace capability submit-job";
     Nodes: "GET" "/v1/nodes" needs "node policy read";
     Node: "GET" "/v1/node/:node" needs "node policy read";
+    NodeEligibility: "PUT" "/v1/node/:node/eligibility" needs "node policy write";
+    ClientStats: "GET" "/v1/client/stats" needs "node policy read";
     AgentSelf: "GET" "/v1/agent/self" needs "agent policy read";
+    Members: "GET" "/v1/agent/members" needs "node policy read";
     Leader: "GET" "/v1/status/leader" needs "no capability";
     Events: "GET" "/v1/event/stream" needs "namespace capability read-job and node policy read";
 }
 
 impl Route {
     pub(crate) fn changes(self) -> bool {
-        matches!(self, Self::RegisterJob | Self::DeleteJob | Self::Signal | Self::FailDeployment)
+        matches!(
+            self,
+            Self::RegisterJob | Self::DeleteJob | Self::DispatchJob | Self::Signal | Self::FailDeployment | Self::NodeEligibility
+        )
     }
 
     /// The template with its `:names` replaced, in order, each escaped. `Err` names what is wrong with a segment.

@@ -156,10 +156,31 @@ impl Cluster {
     }
 }
 
-/// Only a server, with ACLs on and nothing bootstrapped: every anonymous call is refused.
-pub async fn locked_server() -> Locked {
-    let extra = Extra { server: "acl {\n enabled = true\n}\n".into() };
-    let shape = Shape { nodes: 0, ..Shape::default() };
+/// A server without a leader.
+pub async fn leaderless(kind: Kind) -> (Leaderless, String) {
+    match kind {
+        Kind::Dev => {
+            let cluster = Cluster::start(kind, &Shape { nodes: 1, ..Shape::default() }).await;
+            cluster.server_down().await;
+            let addr = cluster.addr().to_owned();
+            (Leaderless { _inner: cluster.inner }, addr)
+        }
+        Kind::Real => {
+            let shape = Shape { nodes: 0, ..Shape::default() };
+            let (real, addr) = real::Real::start(&shape, &Extra { alone: true, ..Extra::default() }).await;
+            (Leaderless { _inner: Inner::Real(real) }, addr)
+        }
+    }
+}
+
+pub struct Leaderless {
+    _inner: Inner,
+}
+
+/// A real server with ACLs on and nothing bootstrapped: every anonymous call is refused.
+pub async fn locked_server(nodes: usize) -> Locked {
+    let extra = Extra { server: "acl {\n enabled = true\n}\n".into(), ..Extra::default() };
+    let shape = Shape { nodes, ..Shape::default() };
     let (real, addr) = real::Real::start(&shape, &extra).await;
     let api = Api::new(addr.clone());
     wait::eventually(Duration::from_secs(60), "a leader", async || {

@@ -28,6 +28,8 @@ pub fn nomad_binary() -> Option<PathBuf> {
 #[derive(Default)]
 pub struct Extra {
     pub server: String,
+    /// Waits for peers that never come, so there is no leader.
+    pub alone: bool,
 }
 
 pub struct Real {
@@ -53,12 +55,14 @@ impl Real {
         let dir = TempDir::with_prefix("curfew-test-nomad-").unwrap();
         let server = Ports::free();
         let real = Self { dir, agents: Mutex::default() };
-        real.write(SERVER, &server, "dc1", &format!("{}{SERVER_CONFIG}", extra.server));
+        let config = if extra.alone { SERVER_CONFIG.replace("= 1\n", "= 3\n") } else { SERVER_CONFIG.to_owned() };
+        real.write(SERVER, &server, "dc1", &format!("{}{config}", extra.server));
         real.start_agent(SERVER);
         let addr = format!("http://127.0.0.1:{}", server.http);
         let api = Api::new(addr.clone());
-        wait::eventually(Duration::from_secs(60), "the server", async || {
-            api.try_get("/v1/status/leader").await.map_err(|e| format!("{e}\n{}", real.log()))
+        wait::eventually(Duration::from_secs(60), "the server", async || match api.try_get("/v1/status/leader").await {
+            Err(e) if extra.alone && e.contains("No cluster leader") => Ok(()),
+            other => other.map(drop).map_err(|e| format!("{e}\n{}", real.log())),
         })
         .await;
         for i in 1..=shape.nodes {

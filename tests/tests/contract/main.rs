@@ -66,6 +66,7 @@ const CASES: &[Case] = cases![
     8 Shared signals::an_unknown_task;
     8 Shared signals::a_dead_task;
     8 Nodes nodes::no_path_to_a_dead_node;
+    8 Nodes nodes::its_clock_is_asked_for_as_a_signal_is_sent;
     8 Shared signals::an_empty_task_is_every_task;
     8 Shared signals::an_empty_task_answers_500_when_one_was_dead;
     8 Shared signals::an_empty_task_hits_a_running_poststop_task;
@@ -96,6 +97,7 @@ const CASES: &[Case] = cases![
     13 Shared filters::nodes_with_their_resources;
     14 Shared jobs::dispatching_twice_with_a_token_is_one_child;
     14 Shared jobs::stopping_a_parent_leaves_its_children;
+    15 Shared words::what_asks_for_a_right_changes_nothing;
     16 Shared jobs::registered_again_it_lives_twice;
     16 Shared jobs::a_lower_count_stops_one;
     16 Shared jobs::a_stop_raises_the_version;

@@ -27,6 +27,25 @@ pub async fn no_path_to_a_dead_node(on: On) {
     on.cluster.node_up(&node.name).await;
 }
 
+/// The client's own time, by the way of a signal; a node that is away answers neither.
+pub async fn its_clock_is_asked_for_as_a_signal_is_sent(on: On) {
+    let node = on.node().await;
+    let path = format!("/v1/client/stats?node_id={}", node.id);
+    let shown = on.get(&path).await.ok().body["Timestamp"].as_i64().unwrap();
+    let behind = curfew_tests::now().as_micros() - shown / 1000;
+    assert!((-100_000..10_000_000).contains(&behind), "{behind} us behind");
+    let nobody = "00000000-0000-0000-0000-000000000000";
+    let unknown = on.get(&format!("/v1/client/stats?node_id={nobody}")).await;
+    assert_eq!(unknown.says(), (404, &*format!("Unknown node {nobody}")));
+    on.cluster.node_down(&node.name).await;
+    let refused = async || {
+        let answer = on.get(&path).await;
+        if answer.says() == (404, "No path to node") { Ok(()) } else { Err(format!("{answer:?}")) }
+    };
+    curfew_tests::wait::eventually(s(20), "no path", refused).await;
+    on.cluster.node_up(&node.name).await;
+}
+
 /// Lost, and a second one beside it; when its node is back it runs again, still wanted stopped.
 pub async fn a_dead_client_makes_it_lost_and_back_it_runs(on: On) {
     let node = on.node().await;

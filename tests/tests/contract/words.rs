@@ -55,6 +55,21 @@ pub async fn unknown_things(on: On) {
     assert_eq!(on.get("/v1/jobs?namespace=nope").await.ok().body, json!([]));
 }
 
+/// Each is refused for what it asks, after the token was looked at.
+pub async fn what_asks_for_a_right_changes_nothing(on: On) {
+    let job = unique("nobody");
+    let spec = service(&job, vec![task("t", POLITE)]);
+    let register = json!({ "Job": spec, "EnforceIndex": true, "JobModifyIndex": (1_u64 << 53) - 1 });
+    let refused = on.put("/v1/jobs", &register).await;
+    assert_eq!(refused.says(), (500, "Enforcing job modify index 9007199254740991: job does not exist"));
+    let refused = on.put(&format!("/v1/job/{job}/dispatch"), &json!({})).await;
+    assert_eq!(refused.says(), (500, "parameterized job not found"));
+    let odd = json!({ "NodeID": NOBODY, "Eligibility": "odd" });
+    let refused = on.put(&format!("/v1/node/{NOBODY}/eligibility"), &odd).await;
+    assert_eq!(refused.says(), (500, "invalid scheduling eligibility \"odd\""));
+    assert_eq!(on.get(&format!("/v1/job/{job}")).await.status, 404);
+}
+
 pub async fn check_and_set(on: On) {
     let job = unique("cas");
     let spec = service(&job, vec![task("t", POLITE)]);
@@ -72,5 +87,9 @@ pub async fn leader_and_agent(on: On) {
     assert!(agent.body["config"]["Version"]["Version"].is_string(), "{agent:?}");
     let health = on.get("/v1/agent/health").await.ok();
     assert_eq!(health.body["server"]["ok"], true, "{health:?}");
+    let members = on.get("/v1/agent/members").await.ok().body;
+    let server = &members["Members"][0];
+    assert_eq!((&server["Status"], &server["Tags"]["region"]), (&json!("alive"), &json!("global")), "{members}");
+    assert_eq!(server["Tags"]["build"], agent.body["config"]["Version"]["Version"], "{members}");
     assert_eq!(on.get("/v1/regions").await.ok().body, json!(["global"]));
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Call, reply};
 use crate::duration;
+use crate::ids::is_uuid;
 use crate::state::Table;
 
 pub(crate) fn status(call: &Call, what: &str) -> Response {
@@ -81,7 +82,23 @@ fn own(call: &Call) -> Response {
     }))
 }
 
+/// Of the node that is named; without a name the agent speaks for its own.
 pub(crate) fn client_stats(call: &Call) -> Response {
+    if !call.is(&[Method::GET]) {
+        return reply::wrong_method();
+    }
+    let id = call.query.get("node_id");
+    if !id.is_empty() {
+        if !is_uuid(id) {
+            return reply::text(500, "node lookup failed: index error: UUID must be 36 characters");
+        }
+        if !call.core.read(|s| s.nodes.contains_key(id)) {
+            return reply::text(404, &format!("Unknown node {id}"));
+        }
+        if !call.core.client(id).is_some_and(|c| c.reachable()) {
+            return reply::text(404, "No path to node");
+        }
+    }
     let now = call.core.clock.now_ns();
     reply::plain_json(&json!({
         "AllocDirStats": null, "CPU": [], "CPUTicksConsumed": 0.0, "DeviceStats": null, "DiskStats": [],

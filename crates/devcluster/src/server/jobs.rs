@@ -155,7 +155,7 @@ pub(crate) fn dispatch(
     token: &str,
     prefix: &str,
 ) -> Result<Dispatched, Refused> {
-    let parent = s.job(key).ok_or_else(|| Refused(404, "parameterized job not found".into()))?;
+    let parent = s.job(key).ok_or_else(|| Refused(500, "parameterized job not found".into()))?;
     if !parent.spec.parameterized {
         return Err(Refused(500, format!("Specified job {:?} is not a parameterized job", key.1)));
     }

@@ -1,4 +1,4 @@
-//! The one call that sends a signal.
+//! The one call that sends a signal to a task.
 
 use curfew_core::clock::KillOrder;
 use curfew_core::{AllocId, TaskName};

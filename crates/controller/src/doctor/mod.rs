@@ -109,7 +109,7 @@ impl Doctor<'_> {
         };
         if matches!(why, Why::Nomad(e) if e.is_tls()) {
             let reached = Check::ok("address", format!("{address} takes connections"));
-            return vec![reached, Check::failed("tls", why.text(), self.tls_settings())];
+            return vec![reached, Check::failed("tls", why.text(), format!("mend one of these: {}", self.tls_settings()))];
         }
         let remedy = match why {
             Why::Nomad(Error::Timeout { .. }) | Why::Late => "check that agent's log, and the way to it",

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod calls;
+mod doctor;
 mod fake;
 mod sockets;
 mod stream;

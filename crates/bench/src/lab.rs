@@ -11,8 +11,8 @@ use curfew_core::operation::State;
 use curfew_core::{Allocation, Desired, JobKey};
 use curfew_devcluster::{Cluster, ClusterConfig, NodeConfig};
 use curfew_nomad::{Nomad, NomadConfig};
-use curfew_store::SqliteStore;
-use futures::{StreamExt, TryStreamExt};
+use curfew_store::{SqliteStore, Store};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -63,15 +63,19 @@ impl Lab {
         let (nomad, bare) = (nomad()?, nomad()?);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let client = Client::new(&listener.local_addr()?.to_string())?;
+        let store: Arc<dyn Store> = SqliteStore::open(&dir.path().join("curfew.db"))?;
         let parts = Parts {
             nomad: nomad.clone(),
-            store: SqliteStore::open(&dir.path().join("curfew.db"))?,
+            store: std::future::ready(Ok(store)).boxed(),
             clock: Arc::new(SystemClock),
             config: Config::default(),
             holder: format!("bench:{}", std::process::id()),
             listener: Some(listener),
         };
-        let controller = curfew_controller::start(parts).await?;
+        let controller = curfew_controller::start(parts)?;
+        if let Err(e) = controller.started().await {
+            bail!("the controller cannot start: {}", curfew_controller::error::chain(e));
+        }
         let embedded = cluster.is_some();
         let version = bare.version().await?;
         let on = if embedded { "the embedded cluster".to_owned() } else { format!("Nomad {version} at {addr}") };

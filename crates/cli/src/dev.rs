@@ -12,7 +12,7 @@ use crate::args::{Dev, Serve};
 use crate::config;
 use crate::exit::Exit;
 use crate::output::{line, note};
-use crate::serve;
+use crate::serve::{self, Signals};
 
 pub async fn run(args: Dev) -> anyhow::Result<Exit> {
     let (dir, _temporary) = folder(args.data_dir.clone())?;
@@ -53,27 +53,25 @@ async fn serve_beside(args: &Dev, cluster: &Cluster, dir: &std::path::Path) -> a
     if args.cluster_only {
         line(&format!("export NOMAD_ADDR={nomad_addr}"));
         note("the cluster runs until Ctrl-C");
-        wait_for_signal().await?;
+        Signals::listen()?.next().await;
         return Ok(Exit::Done);
     }
     let database = args.serve.database.clone().unwrap_or_else(|| format!("sqlite:{}", dir.join("curfew.db").display()));
     let config = config::load(&Serve { database: Some(database), ..args.serve.clone() })?;
     // Nothing of the environment's Nomad: this controller is for the embedded one.
     let nomad = serve::nomad(&config, |name| (name == "NOMAD_ADDR").then(|| nomad_addr.clone()))?;
+    let mut signals = Signals::listen()?;
     let controller = serve::start(config, nomad).await?;
+    tokio::select! {
+        started = controller.started() => if started.is_err() {
+            return serve::until_stopped(&controller, &mut signals).await;
+        },
+        () = signals.next() => controller.stop(false).await,
+    }
     line(&format!("export NOMAD_ADDR={nomad_addr}"));
     if let Some(addr) = controller.addr() {
         line(&format!("export CURFEW_ADDR=http://{addr}"));
     }
     note("the cluster and the controller run until Ctrl-C");
-    serve::until_stopped(&controller).await
-}
-
-async fn wait_for_signal() -> anyhow::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        r = tokio::signal::ctrl_c() => r?,
-    }
-    Ok(())
+    serve::until_stopped(&controller, &mut signals).await
 }

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     };
     let exit = runtime.block_on(run(cli));
     // A task that hangs in a blocking call does not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
     match exit {
         Ok(exit) => exit.into(),
         Err(e) => {

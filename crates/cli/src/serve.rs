@@ -1,14 +1,16 @@
 //! `curfew serve`: the controller.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use curfew_controller::systemd::Notify;
 use curfew_controller::{Controller, Ending, Parts, SystemClock, hostname};
 use curfew_core::config::Config;
 use curfew_nomad::{Nomad, NomadConfig};
 use curfew_store::{SqliteStore, Store};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::Serve;
 use crate::config;
@@ -16,13 +18,44 @@ use crate::exit::{Exit, Usage};
 use crate::output::note;
 
 pub async fn run(args: Serve) -> anyhow::Result<Exit> {
+    // Before anything that takes its time: a signal ends a controller that is still starting as well.
+    let mut signals = Signals::listen()?;
     let config = config::load(&args)?;
     let nomad = nomad(&config, |name| std::env::var(name).ok())?;
-    let controller = start(config, nomad).await?;
+    let controller = tokio::select! {
+        controller = start(config, nomad) => controller?,
+        () = signals.next() => return Ok(Exit::Done),
+    };
     if let Some(addr) = controller.addr() {
         tracing::info!(%addr, "the RPC listens");
     }
-    until_stopped(&controller).await
+    let telling = Notify::from_env().map(|notify| tokio::spawn(notify.follow(controller.clone())));
+    let exit = until_stopped(&controller, &mut signals).await;
+    if let Some(telling) = telling {
+        // Nobody may be listening any more.
+        let _ = tokio::time::timeout(Duration::from_millis(200), telling).await;
+    }
+    exit
+}
+
+/// SIGTERM and SIGINT.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on they do not end the process by themselves.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// A Nomad client as the environment and the configuration have it.
@@ -38,13 +71,19 @@ pub fn nomad(config: &Config, env: impl Fn(&str) -> Option<String>) -> anyhow::R
     Nomad::new(nomad).map_err(|e| Usage(curfew_controller::error::chain(&e)).into())
 }
 
+/// Binds the address and returns; what may take its time happens while the RPC says "starting".
 pub async fn start(config: Config, nomad: Nomad) -> anyhow::Result<Controller> {
     let listener = TcpListener::bind(&config.listen).await.map_err(|e| cannot_listen(&config.listen, &e))?;
-    look(&nomad).await?;
-    let store = store(&config.database)?;
+    let path = sqlite(&config.database)?;
+    let seen = nomad.clone();
+    let store = async move {
+        look(&seen).await?;
+        let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await?;
+        Ok(opened? as Arc<dyn Store>)
+    };
     let holder = format!("{}:{}", hostname(), std::process::id());
-    let parts = Parts { nomad, store, clock: Arc::new(SystemClock), config, holder, listener: Some(listener) };
-    Ok(curfew_controller::start(parts).await?)
+    let parts = Parts { nomad, store: Box::pin(store), clock: Arc::new(SystemClock), config, holder, listener: Some(listener) };
+    Ok(curfew_controller::start(parts)?)
 }
 
 fn cannot_listen(listen: &str, e: &std::io::Error) -> anyhow::Error {
@@ -59,9 +98,9 @@ fn cannot_listen(listen: &str, e: &std::io::Error) -> anyhow::Error {
     }
 }
 
-fn store(url: &str) -> anyhow::Result<Arc<dyn Store>> {
+fn sqlite(url: &str) -> anyhow::Result<PathBuf> {
     match url.split_once(':') {
-        Some(("sqlite", path)) if !path.is_empty() => Ok(SqliteStore::open(Path::new(path))?),
+        Some(("sqlite", path)) if !path.is_empty() => Ok(path.into()),
         _ => Err(Usage(format!(
             "the database \"{url}\" is not one Curfew knows; write sqlite:PATH, as in sqlite:/var/lib/curfew/curfew.db"
         ))
@@ -71,30 +110,28 @@ fn store(url: &str) -> anyhow::Result<Arc<dyn Store>> {
 
 /// A controller that cannot see Nomad at its start says so and ends, rather than accept what it cannot do. Later it rides out
 /// what comes; a cluster that is just electing its leader is no reason either.
-async fn look(nomad: &Nomad) -> anyhow::Result<()> {
+async fn look(nomad: &Nomad) -> Result<(), curfew_nomad::Error> {
     match nomad.told_to_end().next().await {
         Ok(_) => Ok(()),
         Err(e @ curfew_nomad::Error::NoLeader { .. }) => {
             tracing::warn!(error = %curfew_controller::error::chain(&e), "starting all the same");
             Ok(())
         }
-        Err(e) => Err(e.into()),
+        Err(e) => Err(e),
     }
 }
 
-/// SIGTERM and SIGINT stop it, a second one at once.
-pub async fn until_stopped(controller: &Controller) -> anyhow::Result<Exit> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// A signal stops it, a second one at once.
+pub async fn until_stopped(controller: &Controller, signals: &mut Signals) -> anyhow::Result<Exit> {
     let mut asked = false;
     loop {
         tokio::select! {
-            ending = controller.stopped() => return Ok(match ending {
-                Ending::Clean => Exit::Done,
-                Ending::Aborted => Exit::Failed,
-            }),
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            ending = controller.stopped() => return match ending {
+                Ending::Clean => Ok(Exit::Done),
+                Ending::Aborted => Ok(Exit::Failed),
+                Ending::Failed => Err(cannot_start(controller).await),
+            },
+            () = signals.next() => {}
         }
         if std::mem::replace(&mut asked, true) {
             note("not waiting for steps in flight");
@@ -102,5 +139,12 @@ pub async fn until_stopped(controller: &Controller) -> anyhow::Result<Exit> {
         } else {
             controller.stop(false).await;
         }
+    }
+}
+
+async fn cannot_start(controller: &Controller) -> anyhow::Error {
+    match controller.started().await {
+        Err(e) => anyhow::anyhow!(curfew_controller::error::chain(e)),
+        Ok(()) => anyhow::anyhow!("the controller could not start"),
     }
 }

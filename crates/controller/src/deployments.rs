@@ -28,9 +28,10 @@ pub struct Deployments {
 }
 
 impl Deployments {
+    /// Runs until `stop`; a call that is under way then is finished, no other is begun.
     pub async fn run(self, stop: CancellationToken) {
-        loop {
-            let wait = match self.look().await {
+        while !stop.is_cancelled() {
+            let wait = match self.look(&stop).await {
                 Ok(next) => next.map_or(self.interval, |at| at.since(self.clock.now()).min(self.interval)),
                 Err(e) => {
                     // The observer says that Nomad is out of sight.
@@ -46,9 +47,12 @@ impl Deployments {
     }
 
     /// Fails what is due; returns when the next one is.
-    async fn look(&self) -> Result<Option<Timestamp>, Error> {
+    async fn look(&self, stop: &CancellationToken) -> Result<Option<Timestamp>, Error> {
         let mut next: Option<Timestamp> = None;
         for d in self.nomad.running_deployments().await? {
+            if stop.is_cancelled() {
+                break;
+            }
             let Some(spec) = self.spec(&d).await? else { continue };
             match author_deadline(&d, &spec) {
                 Some(at) if at <= self.clock.now() => self.fail(&d, &spec).await?,

@@ -11,11 +11,16 @@ mod keeper;
 mod lifecycle;
 mod nodes;
 mod observer;
+mod pulse;
 mod retention;
 mod rpc;
+mod shutdown;
 mod start;
 mod steps;
+pub mod systemd;
 
 pub use clock::SystemClock;
-pub use lifecycle::{Ending, Phase};
-pub use start::{Controller, Parts, StartError, hostname, start};
+pub use lifecycle::{Controller, Counts, Ending, Phase};
+pub use pulse::Loop;
+pub use shutdown::{CLEAN_UP, LONGEST_END};
+pub use start::{Opening, Parts, StartError, hostname, start};

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::keeper::Keeper;
+use crate::pulse::{IDLE, Loop, Pulse};
 
 /// How Nomad is seen now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub struct Observer {
     pub clock: Arc<dyn Clock>,
     pub resync_interval: Duration,
     pub sight: watch::Sender<Sight>,
+    pub pulse: Arc<Pulse>,
 }
 
 const BACKOFF: [Duration; 5] = [
@@ -43,6 +45,7 @@ impl Observer {
     pub async fn run(self, stop: CancellationToken) {
         let mut failures = 0usize;
         loop {
+            self.pulse.turn(Loop::Observer);
             let lost = tokio::select! {
                 () = stop.cancelled() => return,
                 lost = self.watch(&mut failures) => lost,
@@ -81,7 +84,9 @@ impl Observer {
         };
         // Nomad may have started the stream later than asked: list again once it is open.
         let mut next = Box::pin(tokio::time::sleep(Duration::ZERO));
+        let mut idle = tokio::time::interval(IDLE);
         loop {
+            self.pulse.turn(Loop::Observer);
             // `next()` keeps its half-read line when it is dropped for the timer.
             tokio::select! {
                 frame = stream.next() => match frame {
@@ -101,6 +106,7 @@ impl Observer {
                     }
                     next.set(tokio::time::sleep(self.resync_interval));
                 }
+                _ = idle.tick() => {}
             }
         }
     }
@@ -111,6 +117,7 @@ impl Observer {
         let mut pages = self.nomad.told_to_end();
         let mut index = u64::MAX;
         while let Some(page) = pages.next().await.map_err(Lost::List)? {
+            self.pulse.turn(Loop::Observer);
             index = index.min(page.index);
             for bad in &page.bad {
                 tracing::warn!(?bad, "an allocation in Nomad's list could not be read");

@@ -1,15 +1,16 @@
-//! Puts the parts together, and takes them apart again in the right order.
+//! Puts the parts together.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_core::Clock;
 use curfew_core::audit::{Action, AuditEntry};
+use curfew_core::clock::ClockRecord;
 use curfew_core::config::Config;
-use curfew_core::operation::Kind;
+use curfew_core::operation::{Kind, Operation};
 use curfew_nomad::Nomad;
 use curfew_store::{Store, StoreError};
+use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -17,19 +18,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::deployments::Deployments;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Ends};
 use crate::error::chain;
 use crate::keeper::{self, Keeper};
-use crate::lifecycle::{Ending, Phase};
+use crate::lifecycle::{self, Controller, Ending, Life, Phase};
 use crate::nodes::Nodes;
 use crate::observer::{Observer, Sight};
+use crate::pulse::Pulse;
+use crate::retention;
+use crate::rpc::{self, Front, Server};
+use crate::shutdown::{Running, WRITE_DOWN};
 use crate::steps::Tools;
-use crate::{retention, rpc};
+
+/// Gives the store. What takes its time before (a look at Nomad, a migration) happens while the RPC says "starting".
+pub type Opening = BoxFuture<'static, Result<Arc<dyn Store>, Box<dyn std::error::Error + Send + Sync>>>;
 
 /// What a controller is made of.
 pub struct Parts {
     pub nomad: Nomad,
-    pub store: Arc<dyn Store>,
+    pub store: Opening,
     pub clock: Arc<dyn Clock>,
     pub config: Config,
     /// `host:pid`: who holds the leases.
@@ -40,89 +47,127 @@ pub struct Parts {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    #[error(transparent)]
+    Opening(Box<dyn std::error::Error + Send + Sync>),
     #[error("the database could not be read")]
     Store(#[from] StoreError),
     #[error("the RPC's socket has no address")]
     Listener(#[source] std::io::Error),
 }
 
-/// A running controller. Dropping it does not stop it.
-#[derive(Clone)]
-pub struct Controller {
-    phase: watch::Sender<Phase>,
-    stop: CancellationToken,
-    hurry: CancellationToken,
-    addr: Option<SocketAddr>,
+/// Starts a controller and returns its handle at once. What was under way before goes on: each clock at its instant, each
+/// operation from its last step. The RPC answers from the first moment; until the controller runs it says "starting".
+pub fn start(parts: Parts) -> Result<Controller, StartError> {
+    let addr = parts.listener.as_ref().map(TcpListener::local_addr).transpose().map_err(StartError::Listener)?;
+    let life = Arc::new(Life::new(parts.nomad.config().timeout));
+    let controller = Controller { life: life.clone(), addr };
+    tokio::spawn(async move {
+        let lived = tokio::spawn(live(parts, life.clone())).await;
+        // A panic in the life itself ends it; nobody waits for ever.
+        life.advance(Phase::Stopped(lived.unwrap_or(Ending::Aborted)));
+    });
+    Ok(controller)
 }
 
-impl Controller {
-    pub fn addr(&self) -> Option<SocketAddr> {
-        self.addr
-    }
-
-    pub fn phase(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
-    }
-
-    /// Stops it: nothing new is leased, steps in flight finish. With `wait` returns when it is stopped, else at once. Calling it
-    /// again changes nothing.
-    pub async fn stop(&self, wait: bool) {
-        self.stop.cancel();
-        if wait {
-            self.stopped().await;
-        }
-    }
-
-    /// Does not wait for steps in flight any longer.
-    pub fn hurry(&self) {
-        self.stop.cancel();
-        self.hurry.cancel();
-    }
-
-    /// Returns when it is stopped, with how it ended.
-    pub async fn stopped(&self) -> Ending {
-        let mut phase = self.phase.subscribe();
-        let stopped = phase.wait_for(|p| matches!(p, Phase::Stopped(_))).await;
-        match stopped.as_deref() {
-            Ok(Phase::Stopped(ending)) => *ending,
-            _ => Ending::Aborted,
-        }
-    }
-}
-
-/// How long a cut-off step may take to write down that it was.
-const CLEAN_UP: Duration = Duration::from_secs(3);
-
-/// Starts a controller. What was under way before goes on: each clock at its instant, each operation from its last step.
-pub async fn start(parts: Parts) -> Result<Controller, StartError> {
+async fn live(parts: Parts, life: Arc<Life>) -> Ending {
     let Parts { nomad, store, clock, config, holder, listener } = parts;
-    let config = Arc::new(config);
-    let (phase, _) = watch::channel(Phase::Starting);
-    let stop = CancellationToken::new();
-    let hurry = CancellationToken::new();
-    let addr = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(StartError::Listener)?;
+    let front = Front::new(life.clone(), holder.clone(), clock.now(), nomad.clone());
+    let server = listener.map(|l| Server::start(l, front.clone()));
+    let base = Base { nomad, clock, config: Arc::new(config), holder };
+    let begun = begin(base, store, &life, &front).await;
+    match begun {
+        Ok(Some(running)) => {
+            life.advance(Phase::Running);
+            life.stop.cancelled().await;
+            life.advance(Phase::ShuttingDown);
+            running.shut_down(&life, server).await
+        }
+        nothing_began => {
+            let ending = match nothing_began {
+                Err(e) => {
+                    tracing::debug!(error = %chain(&e), "the controller cannot start");
+                    // Before the phase: whoever waits for the start looks here after it.
+                    let _ = life.failure.set(e);
+                    Ending::Failed
+                }
+                Ok(_) => Ending::Clean,
+            };
+            life.advance(Phase::ShuttingDown);
+            if let Some(server) = server {
+                server.end(Duration::ZERO).await;
+            }
+            ending
+        }
+    }
+}
 
+/// What everything is built on.
+struct Base {
+    nomad: Nomad,
+    clock: Arc<dyn Clock>,
+    config: Arc<Config>,
+    holder: String,
+}
+
+/// Opens the store, takes up what was under way, starts the parts. Nothing when it was stopped meanwhile.
+async fn begin(base: Base, store: Opening, life: &Life, front: &Front) -> Result<Option<Running>, StartError> {
+    let store = tokio::select! {
+        biased;
+        () = life.stop.cancelled() => return Ok(None),
+        store = store => store.map_err(StartError::Opening)?,
+    };
+    let taken_up = tokio::select! {
+        biased;
+        () = life.stop.cancelled() => Ok(None),
+        taken_up = take_up(&base, &*store) => taken_up.map(Some),
+    };
+    match taken_up {
+        Ok(Some((records, stops))) => Ok(Some(assemble(base, store, records, stops, life, front))),
+        other => {
+            match tokio::time::timeout(WRITE_DOWN, store.close()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::error!(error = %chain(&e), "the database could not be closed"),
+                Err(_) => tracing::error!("the database does not answer; it is left to itself"),
+            }
+            other.map(|_| None)
+        }
+    }
+}
+
+/// Clocks and live stops, read before anything is leased.
+async fn take_up(base: &Base, store: &dyn Store) -> Result<(Vec<ClockRecord>, Vec<Operation>), StartError> {
     let records = store.clocks().await?;
     let stops = store.live(Kind::Stop).await?;
-    let started = clock.now();
-    store
-        .append_audit(vec![AuditEntry {
-            at: started,
-            operation: None,
-            actor: holder.clone(),
-            action: Action::ControllerStarted,
-            alloc: None,
-            task: None,
-            detail: json!({ "version": env!("CARGO_PKG_VERSION"), "clocks": records.len(), "stops": stops.len(), "nomad": nomad.address() }),
-        }])
-        .await?;
-    tracing::info!(clocks = records.len(), stops = stops.len(), holder, "taking up what was under way");
+    let detail = json!({
+        "version": env!("CARGO_PKG_VERSION"), "clocks": records.len(), "stops": stops.len(), "nomad": base.nomad.address(),
+    });
+    let row = AuditEntry {
+        at: base.clock.now(),
+        operation: None,
+        actor: base.holder.clone(),
+        action: Action::ControllerStarted,
+        alloc: None,
+        task: None,
+        detail,
+    };
+    store.append_audit(vec![row]).await?;
+    tracing::info!(clocks = records.len(), stops = stops.len(), holder = base.holder, "taking up what was under way");
+    Ok((records, stops))
+}
 
+fn assemble(
+    base: Base,
+    store: Arc<dyn Store>,
+    records: Vec<ClockRecord>,
+    stops: Vec<Operation>,
+    life: &Life,
+    front: &Front,
+) -> Running {
+    let Base { nomad, clock, config, holder } = base;
+    let pulse = Arc::new(Pulse::new());
     let (nudges_tx, nudges) = mpsc::channel(65_536);
     let (changed, _) = broadcast::channel(4096);
     let (sight, sight_rx) = watch::channel(Sight::Starting);
-    // The keeper and the observer outlive the steps that ask them.
-    let watching = CancellationToken::new();
     let keeper_parts = keeper::Parts {
         nomad: nomad.clone(),
         store: store.clone(),
@@ -130,17 +175,19 @@ pub async fn start(parts: Parts) -> Result<Controller, StartError> {
         config: config.clone(),
         actor: holder.clone(),
         nudges: nudges_tx.clone(),
+        pulse: pulse.clone(),
     };
     let keeping = CancellationToken::new();
     let (keeper, keeper_task) = Keeper::start(keeper_parts, records, stops, keeping.clone());
+    let observing = CancellationToken::new();
     let observer = Observer {
         nomad: nomad.clone(),
         keeper: keeper.clone(),
         clock: clock.clone(),
         resync_interval: config.resync_interval,
         sight,
+        pulse: pulse.clone(),
     };
-    let observer_task = tokio::spawn(observer.run(watching.clone()));
     let deployments = Deployments {
         nomad: nomad.clone(),
         store: store.clone(),
@@ -149,91 +196,55 @@ pub async fn start(parts: Parts) -> Result<Controller, StartError> {
         interval: config.resync_interval,
         actor: holder.clone(),
     };
-    let deployments_task = tokio::spawn(deployments.run(watching.clone()));
-
-    tokio::spawn(retention::run(store.clone(), clock.clone(), config.clone(), stop.clone()));
-
+    tokio::spawn(retention::run(store.clone(), clock.clone(), config.clone(), life.stop.clone()));
+    let (abort, cut) = (CancellationToken::new(), CancellationToken::new());
     let tools = Tools {
         nomad: nomad.clone(),
         keeper: keeper.clone(),
         clock: clock.clone(),
         config: config.clone(),
         actor: holder.clone(),
+        told_to_stop: abort.clone(),
     };
-    let abort = CancellationToken::new();
     let steps = TaskTracker::new();
-    let dispatcher =
-        Dispatcher { store: store.clone(), tools, nudges, changed: changed.clone(), abort: abort.clone(), steps: steps.clone() };
-    let dispatcher_task = tokio::spawn(dispatcher.run(stop.clone()));
-
-    let server = listener.map(|listener| {
-        let state = rpc::Rpc {
-            nomad: nomad.clone(),
-            store: store.clone(),
-            clock: clock.clone(),
-            config: config.clone(),
-            keeper,
-            nudges: nudges_tx,
-            changed,
-            nodes: Nodes::new(nomad, clock.clone()),
-            phase: phase.subscribe(),
-            sight: sight_rx,
-            holder: holder.clone(),
-            started,
-            stop: stop.clone(),
-        };
-        tokio::spawn(rpc::serve(listener, state))
+    let dispatcher = Dispatcher {
+        store: store.clone(),
+        tools,
+        nudges,
+        changed: changed.clone(),
+        ends: Ends { stop: life.stop.clone(), abort: abort.clone(), hurry: life.hurry.clone(), cut: cut.clone() },
+        steps: steps.clone(),
+        pulse: pulse.clone(),
+    };
+    front.open(rpc::Rpc {
+        nomad: nomad.clone(),
+        store: store.clone(),
+        clock: clock.clone(),
+        config: config.clone(),
+        keeper: keeper.clone(),
+        nudges: nudges_tx,
+        changed,
+        nodes: Nodes::new(nomad, clock.clone()),
+        sight: sight_rx,
+        stop: life.stop.clone(),
     });
-    phase.send_replace(Phase::Running);
-
-    let controller = Controller { phase: phase.clone(), stop: stop.clone(), hurry: hurry.clone(), addr };
-    tokio::spawn(async move {
-        stop.cancelled().await;
-        phase.send_replace(Phase::ShuttingDown);
-        tracing::info!("stopping: nothing new is leased, steps in flight finish");
-        // It has already stopped leasing; its end says so.
-        let _ = dispatcher_task.await;
-        steps.close();
-        let mut ending = Ending::Clean;
-        tokio::select! {
-            () = steps.wait() => {}
-            () = async { tokio::select! { () = tokio::time::sleep(config.shutdown_timeout) => {}, () = hurry.cancelled() => {} } } => {
-                ending = Ending::Aborted;
-                tracing::warn!(steps = steps.len(), "steps in flight are cut off; their rows go back to the queue");
-                abort.cancel();
-                if tokio::time::timeout(CLEAN_UP, steps.wait()).await.is_err() {
-                    tracing::error!(steps = steps.len(), "steps did not clean up in time; their leases run out by themselves");
-                }
-            }
-        }
-        watching.cancel();
-        let _ = observer_task.await;
-        let _ = deployments_task.await;
-        keeping.cancel();
-        let _ = keeper_task.await;
-        if let Some(server) = server {
-            // Long polls end on the same token; a connection that does not is not waited for.
-            let _ = tokio::time::timeout(CLEAN_UP, server).await;
-        }
-        let row = AuditEntry {
-            at: clock.now(),
-            operation: None,
-            actor: holder,
-            action: Action::ControllerStopped,
-            alloc: None,
-            task: None,
-            detail: json!({ "clean": ending == Ending::Clean }),
-        };
-        if let Err(e) = store.append_audit(vec![row]).await {
-            tracing::error!(error = %chain(&e), "the stop could not be written down");
-        }
-        if let Err(e) = store.close().await {
-            tracing::error!(error = %chain(&e), "the database could not be closed");
-        }
-        tracing::info!(?ending, "stopped");
-        phase.send_replace(Phase::Stopped(ending));
-    });
-    Ok(controller)
+    let _ = life.running.set(lifecycle::Parts { keeper, steps: steps.clone(), pulse });
+    Running {
+        dispatcher: tokio::spawn(dispatcher.run()),
+        steps,
+        abort,
+        cut,
+        observer: tokio::spawn(observer.run(observing.clone())),
+        observing,
+        // It finishes the call under way and begins no other from the first moment of a stop.
+        deployments: tokio::spawn(deployments.run(life.stop.clone())),
+        keeper: keeper_task,
+        keeping,
+        store,
+        clock,
+        holder,
+        shutdown_timeout: config.shutdown_timeout,
+    }
 }
 
 /// This machine's name, for `host:pid`.

@@ -16,6 +16,8 @@ pub enum Action {
     Waiting,
     /// A step failed and will be tried again.
     Retrying,
+    /// A step was cut off by the controller's stop; the operation is queued again.
+    Aborted,
     JobRegistered,
     JobDeleted,
     ClockArmed,
@@ -57,6 +59,7 @@ impl Action {
             Action::Leased => "leased",
             Action::Waiting => "waiting",
             Action::Retrying => "retrying",
+            Action::Aborted => "aborted",
             Action::JobRegistered => "job_registered",
             Action::JobDeleted => "job_deleted",
             Action::ClockArmed => "clock_armed",

@@ -156,6 +156,11 @@ impl Book {
         self.allocs.values().map(|t| t.records.iter().filter(|r| r.ended_at.is_none()).count()).sum()
     }
 
+    /// Stops that have not finished.
+    pub fn stops(&self) -> usize {
+        self.stops.len()
+    }
+
     /// What was written down before a restart. Each clock keeps its instant.
     pub fn restore(&mut self, records: Vec<ClockRecord>) {
         for r in records {

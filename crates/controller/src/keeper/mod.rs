@@ -24,27 +24,51 @@ use curfew_core::{AllocId, Allocation, Clock, EvalId, JobKey, NodeId, OpId, Time
 use curfew_nomad::{NodeStatus, Nomad, SignalOutcome};
 use curfew_store::Store;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::pulse::{Loop, Pulse};
 pub use book::StopReport;
 use book::{Answer, Book, Effect};
 
 enum Msg {
     Observed(Vec<Allocation>),
-    Registered { key: JobKey, spec: Box<JobSpec> },
+    Registered {
+        key: JobKey,
+        spec: Box<JobSpec>,
+    },
     Purged(JobKey),
-    Resynced { began: Timestamp },
+    Resynced {
+        began: Timestamp,
+    },
     Gap,
     NodeReady(NodeId),
     EvalDone(EvalId),
     Fresh(AllocId, Result<Option<(Allocation, Option<JobSpec>)>, ()>),
     Answered(AllocId, Vec<(ClockKey, Timestamp, Answer)>),
     StopOpened(Box<Operation>),
-    StopDeleted { op: OpId, key: JobKey, index: u64, eval: Option<EvalId>, reply: oneshot::Sender<()> },
-    StopClosed { op: OpId, key: JobKey },
-    Report { op: OpId, key: JobKey, reply: oneshot::Sender<Option<StopReport>> },
-    Newest { key: JobKey, reply: oneshot::Sender<Option<Arc<JobSpec>>> },
-    Armed(oneshot::Sender<usize>),
+    StopDeleted {
+        op: OpId,
+        key: JobKey,
+        index: u64,
+        eval: Option<EvalId>,
+        reply: oneshot::Sender<()>,
+    },
+    StopClosed {
+        op: OpId,
+        key: JobKey,
+    },
+    Report {
+        op: OpId,
+        key: JobKey,
+        reply: oneshot::Sender<Option<StopReport>>,
+    },
+    Newest {
+        key: JobKey,
+        reply: oneshot::Sender<Option<Arc<JobSpec>>>,
+    },
+    /// Clocks armed, and stops that have not finished.
+    Counts(oneshot::Sender<(usize, usize)>),
     Flushed,
 }
 
@@ -65,6 +89,7 @@ pub struct Parts {
     pub actor: String,
     /// Operations that something happened for.
     pub nudges: mpsc::Sender<OpId>,
+    pub pulse: Arc<Pulse>,
 }
 
 /// How many messages may wait for the keeper before the senders wait.
@@ -82,9 +107,10 @@ impl Keeper {
         let (tx, rx) = mpsc::channel(QUEUE);
         let (jobs_tx, jobs_rx) = mpsc::channel(QUEUE);
         let keeper = Keeper { tx, jobs: jobs_tx };
-        tokio::spawn(reader::read_jobs(parts.nomad.clone(), jobs_rx));
+        let mut readers = JoinSet::new();
+        readers.spawn(reader::read_jobs(parts.nomad.clone(), jobs_rx));
         let (reads_tx, reads_rx) = mpsc::channel(QUEUE);
-        tokio::spawn(reader::read_allocations(parts.nomad.clone(), keeper.clone(), reads_rx));
+        readers.spawn(reader::read_allocations(parts.nomad.clone(), keeper.clone(), reads_rx));
         let mut book = Book::new(&parts.config, parts.actor.clone());
         book.restore(records);
         let actor = Actor {
@@ -96,6 +122,8 @@ impl Keeper {
             pending: Pending::default(),
             flushing: false,
             lanes: HashMap::new(),
+            under_way: JoinSet::new(),
+            _readers: readers,
         };
         let handle = tokio::spawn(actor.run(rx, stops, stop));
         (keeper, handle)
@@ -149,8 +177,9 @@ impl Keeper {
     pub async fn newest(&self, key: JobKey) -> Option<Arc<JobSpec>> {
         self.ask(|reply| Msg::Newest { key, reply }).await.flatten()
     }
-    pub async fn armed(&self) -> usize {
-        self.ask(Msg::Armed).await.unwrap_or(0)
+    /// Clocks armed, and stops that have not finished.
+    pub async fn counts(&self) -> (usize, usize) {
+        self.ask(Msg::Counts).await.unwrap_or_default()
     }
     /// Which allocations of the job are not over, read now (together with other jobs that ask).
     pub async fn not_over(&self, key: JobKey) -> Result<Vec<Allocation>, String> {
@@ -185,10 +214,17 @@ struct Actor {
     flushing: bool,
     /// Signals under way by node: a client that hangs holds up its own and nobody else's.
     lanes: HashMap<NodeId, Arc<Semaphore>>,
+    /// Signals and writes; none outlives the keeper.
+    under_way: JoinSet<()>,
+    /// What they read is for this keeper only.
+    _readers: JoinSet<()>,
 }
 
 /// A read older than this says nothing about a task that may live on in health.
 const STALE: Duration = Duration::from_millis(250);
+
+/// What the keeper's end waits for answers to signals and for writes under way.
+const ANSWERS: Duration = Duration::from_millis(400);
 
 /// A quarter of the calls that may be under way at once.
 const SIGNALS_PER_NODE: usize = 16;
@@ -201,6 +237,8 @@ impl Actor {
         }
         let mut batch = Vec::new();
         loop {
+            self.parts.pulse.turn(Loop::Keeper);
+            while self.under_way.try_join_next().is_some() {}
             self.carry_out(&mut fx);
             let wait = self.until_next_wake();
             tokio::select! {
@@ -216,7 +254,36 @@ impl Actor {
             }
         }
         self.carry_out(&mut fx);
+        self.answers(&mut rx).await;
         self.last_flush(rx).await;
+    }
+
+    /// Signals that are on their way are waited for, a moment: their answers belong into the trail. No other is begun, and one
+    /// that is dropped is in the trail as being sent.
+    async fn answers(&mut self, rx: &mut mpsc::Receiver<Msg>) {
+        let mut fx = Vec::new();
+        let until = tokio::time::Instant::now() + ANSWERS;
+        while !self.under_way.is_empty() {
+            tokio::select! {
+                biased;
+                Some(msg) = rx.recv() => self.handle_last(msg, &mut fx),
+                _ = self.under_way.join_next() => {}
+                () = tokio::time::sleep_until(until) => break,
+            }
+        }
+        self.under_way.shutdown().await;
+        self.flushing = true;
+        self.carry_out(&mut fx);
+    }
+
+    /// What the end of the keeper still wants to know.
+    fn handle_last(&mut self, msg: Msg, fx: &mut Vec<Effect>) {
+        // A fresh read is for a signal.
+        if !matches!(msg, Msg::Fresh(..)) {
+            self.handle(msg, fx);
+        }
+        // The next keeper derives its clocks anew.
+        fx.retain(|e| !matches!(e, Effect::Kill { .. } | Effect::Read { .. }));
     }
 
     fn until_next_wake(&self) -> Duration {
@@ -260,8 +327,8 @@ impl Actor {
             Msg::Newest { key, reply } => {
                 let _ = reply.send(book.specs.newest(&key).cloned());
             }
-            Msg::Armed(reply) => {
-                let _ = reply.send(book.armed());
+            Msg::Counts(reply) => {
+                let _ = reply.send((book.armed(), book.stops()));
             }
             Msg::Flushed => {
                 self.flushing = false;
@@ -309,7 +376,7 @@ impl Actor {
     fn kill(&mut self, alloc: AllocId, node: NodeId, clocks: Vec<KillClock>) {
         let (nomad, clock, keeper) = (self.parts.nomad.clone(), self.parts.clock.clone(), self.keeper.clone());
         let lane = self.lanes.entry(node.clone()).or_insert_with(|| Arc::new(Semaphore::new(SIGNALS_PER_NODE))).clone();
-        tokio::spawn(async move {
+        self.under_way.spawn(async move {
             let shots = clocks.into_iter().map(|c| kill_one(&nomad, &*clock, &node, &lane, c));
             let answers = futures::future::join_all(shots).await;
             keeper.send(Msg::Answered(alloc, answers)).await;
@@ -322,7 +389,7 @@ impl Actor {
         }
         self.flushing = true;
         let (pending, store, keeper) = (std::mem::take(&mut self.pending), self.parts.store.clone(), self.keeper.clone());
-        tokio::spawn(async move {
+        self.under_way.spawn(async move {
             write(&*store, pending, u32::MAX).await;
             keeper.send(Msg::Flushed).await;
         });
@@ -331,8 +398,9 @@ impl Actor {
     async fn last_flush(mut self, mut rx: mpsc::Receiver<Msg>) {
         rx.close();
         let mut fx = Vec::new();
-        while let Some(msg) = rx.recv().await {
-            self.handle(msg, &mut fx);
+        // Handles may live on and hold a sender: only what has come already.
+        while let Ok(msg) = rx.try_recv() {
+            self.handle_last(msg, &mut fx);
         }
         self.flushing = true;
         self.carry_out(&mut fx);

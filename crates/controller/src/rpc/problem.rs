@@ -35,6 +35,10 @@ impl Refusal {
     pub fn no_such_operation(detail: String) -> Self {
         Self { status: StatusCode::NOT_FOUND, slug: "no-such-operation", title: "No such operation", detail }
     }
+    pub fn starting() -> Self {
+        let detail = "this controller is still starting: it reads what was under way; ask again in a moment".into();
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, slug: "starting", title: "The controller is starting", detail }
+    }
     pub fn stopping() -> Self {
         let detail = "this controller is stopping and takes no new requests; ask again when it is back".into();
         Self { status: StatusCode::SERVICE_UNAVAILABLE, slug: "stopping", title: "The controller is stopping", detail }

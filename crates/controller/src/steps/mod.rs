@@ -1,5 +1,8 @@
 //! One file a kind of operation. A step takes no input but the row: it reads, acts in a way that is safe to repeat, and says
 //! what the row becomes.
+//!
+//! Told to stop, it drops what it only reads ([`Tools::read`]), finishes a call that changes Nomad and begins no other
+//! ([`Tools::change`]). A change that does not come to an end in time is dropped and written down as unknown.
 
 mod stop;
 mod submit;
@@ -13,6 +16,7 @@ use curfew_core::{Clock, Timestamp};
 use curfew_nomad::Nomad;
 use curfew_store::StepResult;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::keeper::Keeper;
 
@@ -25,7 +29,12 @@ pub struct Tools {
     pub config: Arc<Config>,
     /// `host:pid`, for the audit trail.
     pub actor: String,
+    /// The controller is stopping and steps have had their time.
+    pub told_to_stop: CancellationToken,
 }
+
+/// The controller is stopping: the step ends here.
+pub struct Stopping;
 
 /// What a step did: the row's next state and the rows of the trail that belong to it.
 pub struct Done {
@@ -35,10 +44,40 @@ pub struct Done {
 
 impl Tools {
     pub async fn step(&self, op: &Operation) -> Done {
-        match &op.request {
+        let done = match &op.request {
             Request::Submit { target, spec, base_index } => self.submit(op, target, spec, *base_index).await,
             Request::Stop { target, demands } => self.stop(op, target, demands).await,
+        };
+        // No change is under way: what is known about the last one is as it was.
+        done.unwrap_or_else(|Stopping| self.aborted(op, op.progress.unknown))
+    }
+
+    /// What changes nothing may be dropped midway.
+    async fn read<T>(&self, call: impl Future<Output = T>) -> Result<T, Stopping> {
+        tokio::select! {
+            biased;
+            () = self.told_to_stop.cancelled() => Err(Stopping),
+            answer = call => Ok(answer),
         }
+    }
+
+    /// Once begun it goes on to its answer: only the worker drops it, and then its outcome is unknown.
+    async fn change<T>(&self, call: impl Future<Output = T>) -> Result<T, Stopping> {
+        if self.told_to_stop.is_cancelled() { Err(Stopping) } else { Ok(call.await) }
+    }
+
+    /// Back to the queue, due now.
+    pub fn queued(&self, op: &Operation, waiting_for: Option<String>, unknown: bool) -> StepResult {
+        let mut result = StepResult { waiting_for, attempts: op.attempts, ..self.result(op, State::Queued) };
+        result.progress.unknown = unknown;
+        result
+    }
+
+    /// The stop of the controller cut it off. With `unknown`, what was asked of Nomad last may have been done.
+    pub fn aborted(&self, op: &Operation, unknown: bool) -> Done {
+        let why = "aborted for retry: the controller was stopped in the middle of a step".to_owned();
+        let audit = vec![self.entry(op, Action::Aborted, serde_json::json!({ "unknown": unknown, "retry": true }))];
+        Done { result: self.queued(op, Some(why), unknown), audit }
     }
 
     fn result(&self, op: &Operation, state: State) -> StepResult {

@@ -17,7 +17,7 @@ use curfew_nomad::Error;
 use curfew_store::StepResult;
 use serde_json::{Value, json};
 
-use super::{Done, Tools};
+use super::{Done, Stopping, Tools};
 use crate::error::chain;
 use crate::observer::finished;
 
@@ -30,93 +30,90 @@ const TELLING: &str = "Nomad to tell the job's allocations";
 const LOOK: Duration = Duration::from_secs(30);
 
 impl Tools {
-    pub(super) async fn stop(&self, op: &Operation, target: &JobKey, demands: &[Demand]) -> Done {
+    pub(super) async fn stop(&self, op: &Operation, target: &JobKey, demands: &[Demand]) -> Result<Done, Stopping> {
         // The clocks must know the request's timeout before the first task hears of it.
         self.keeper.stop_opened(op.clone()).await;
         if op.progress.demands_sent < demands.len() {
             return self.delete(op, target, demands).await;
         }
         let Some(report) = self.keeper.report(op.id, target.clone()).await else {
-            return Done {
-                result: self.waiting(op, self.clock.now() + LOOK, "the controller is stopping".into()),
-                audit: vec![],
-            };
+            let result = self.waiting(op, self.clock.now() + LOOK, "the controller is stopping".into());
+            return Ok(Done { result, audit: vec![] });
         };
         if let Some(eval) = op.progress.eval.as_ref().filter(|_| !report.eval_done) {
             // Woken before its time by something else: the event is likely on its way.
             if self.clock.now() < op.run_at {
-                return Done { result: self.waiting(op, op.run_at, TELLING.into()), audit: vec![] };
+                return Ok(Done { result: self.waiting(op, op.run_at, TELLING.into()), audit: vec![] });
             }
-            match self.nomad.evaluation(eval).await {
+            match self.read(self.nomad.evaluation(eval)).await? {
                 Ok(Some(e)) if !finished(&e.state) => {
                     let why = format!("Nomad to process evaluation {eval} ({:?})", e.state).to_lowercase();
-                    return Done { result: self.waiting(op, self.clock.now() + EVAL_WAIT, why), audit: vec![] };
+                    return Ok(Done { result: self.waiting(op, self.clock.now() + EVAL_WAIT, why), audit: vec![] });
                 }
                 // Gone: it was complete long ago.
                 Ok(_) => self.keeper.eval_done(eval.clone()).await,
-                Err(e) => return self.retry(op, chain(&e), false),
+                Err(e) => return Ok(self.retry(op, chain(&e), false)),
             }
         }
         // Each way of hearing of allocations can miss one; this asks for all that are not over.
-        let open = match self.keeper.not_over(target.clone()).await {
+        let open = match self.read(self.keeper.not_over(target.clone())).await? {
             Ok(open) => open,
-            Err(why) => return self.retry(op, why, false),
+            Err(why) => return Ok(self.retry(op, why, false)),
         };
         let index = op.progress.delete_index.unwrap_or(u64::MAX);
         let mine: Vec<_> = open.into_iter().filter(|a| a.create_index < index).collect();
         if mine.is_empty() && report.gap {
             // Some may have ended while nobody looked: they belong into the report.
-            match self.nomad.job_allocations(target).await {
+            match self.read(self.nomad.job_allocations(target)).await? {
                 Ok((all, _)) => self.keeper.observed(all.into_iter().filter(|a| a.create_index < index).collect()).await,
-                Err(e) => return self.retry(op, chain(&e), false),
+                Err(e) => return Ok(self.retry(op, chain(&e), false)),
             }
         }
         if !mine.is_empty() {
             self.keeper.observed(mine.clone()).await;
         }
         let Some(report) = self.keeper.report(op.id, target.clone()).await else {
-            return Done {
-                result: self.waiting(op, self.clock.now() + LOOK, "the controller is stopping".into()),
-                audit: vec![],
-            };
+            let result = self.waiting(op, self.clock.now() + LOOK, "the controller is stopping".into());
+            return Ok(Done { result, audit: vec![] });
         };
         if mine.is_empty() && report.open.is_empty() {
-            return self.ended(op, report.allocations, report.warnings);
+            return Ok(self.ended(op, report.allocations, report.warnings));
         }
         if mine.is_empty() {
             // The keeper has not heard of some end: it reads those anew.
             for id in &report.open {
-                match self.nomad.allocation(id).await {
+                match self.read(self.nomad.allocation(id)).await? {
                     Ok(Some((a, _))) => self.keeper.observed(vec![a]).await,
                     Ok(None) => self.keeper.resynced(self.clock.now()).await,
-                    Err(e) => return self.retry(op, chain(&e), false),
+                    Err(e) => return Ok(self.retry(op, chain(&e), false)),
                 }
             }
             let result =
                 self.waiting(op, self.clock.now() + Duration::from_millis(500), "the last allocations to be read".into());
-            return Done { result, audit: vec![] };
+            return Ok(Done { result, audit: vec![] });
         }
         let after_the_clocks = report.deadline.map_or(LOOK, |d| d.since(self.clock.now()) + Duration::from_secs(2));
         let run_at = self.clock.now() + after_the_clocks.min(LOOK);
         let why = report.waiting_for.unwrap_or_else(|| "its allocations to end".into());
         let mut result = self.waiting(op, run_at, why);
         result.deadline = report.deadline.or(op.deadline);
-        Done { result, audit: vec![] }
+        Ok(Done { result, audit: vec![] })
     }
 
-    async fn delete(&self, op: &Operation, target: &JobKey, demands: &[Demand]) -> Done {
+    async fn delete(&self, op: &Operation, target: &JobKey, demands: &[Demand]) -> Result<Done, Stopping> {
         let unsent = demands.get(op.progress.demands_sent..).unwrap_or_default();
-        let Some(newest) = unsent.last() else { return self.failed(op, "the request holds no demand".into()) };
+        let Some(newest) = unsent.last() else { return Ok(self.failed(op, "the request holds no demand".into())) };
         let prompt = !op.progress.unknown && self.clock.now().since(newest.at) < PROMPT;
         if !prompt {
-            match self.look_before_repeating(op, target, newest, demands.len()).await {
+            match self.read(self.look_before_repeating(op, target, newest, demands.len())).await? {
                 Ok(None) => {}
-                Ok(Some(done)) => return done,
-                Err(e) => return self.retry(op, chain(&e), false),
+                Ok(Some(done)) => return Ok(done),
+                Err(e) => return Ok(self.retry(op, chain(&e), false)),
             }
         }
         let no_shutdown_delay = unsent.iter().any(|d| d.no_shutdown_delay);
-        match self.nomad.delete_job(target, no_shutdown_delay).await {
+        let answer = self.change(self.nomad.delete_job(target, no_shutdown_delay)).await?;
+        Ok(match answer {
             Ok(d) => {
                 let detail = json!({ "index": d.job_modify_index, "eval": d.eval });
                 let progress = Progress {
@@ -131,7 +128,7 @@ impl Tools {
             Err(e) if e.outcome_unknown() => self.retry(op, chain(&e), true),
             // A token can be mended, a leader found: what was accepted is not given up.
             Err(e) => self.retry(op, chain(&e), false),
-        }
+        })
     }
 
     /// A DELETE may have been done already, and the job registered again since: that one is not to be touched.

@@ -16,35 +16,36 @@ use curfew_nomad::{Error, Registration};
 use curfew_store::StepResult;
 use serde_json::{Value, json};
 
-use super::{Done, Tools};
+use super::{Done, Stopping, Tools};
 use crate::error::chain;
 
 impl Tools {
-    pub(super) async fn submit(&self, op: &Operation, target: &JobKey, spec: &Value, base_index: u64) -> Done {
+    pub(super) async fn submit(&self, op: &Operation, target: &JobKey, spec: &Value, base_index: u64) -> Result<Done, Stopping> {
         let mut enforce = None;
         if op.progress.unknown {
-            match self.landed(op, target, spec, base_index).await {
+            match self.read(self.landed(op, target, spec, base_index)).await? {
                 Ok(Landed::Yes(index)) => {
-                    return self
-                        .registered(op, Registration { eval: None, job_modify_index: index, index, warnings: String::new() });
+                    let found = Registration { eval: None, job_modify_index: index, index, warnings: String::new() };
+                    return Ok(self.registered(op, found));
                 }
                 Ok(Landed::No) => enforce = Some(base_index),
                 Ok(Landed::Overtaken(index)) => {
-                    return self.failed(
+                    return Ok(self.failed(
                         op,
                         format!("the answer to the registration was lost, and job {target} was changed by somebody else since (index {index}); theirs was left alone"),
-                    );
+                    ));
                 }
-                Err(e) if e.is_transient() => return self.retry(op, chain(&e), false),
-                Err(e) => return self.failed(op, chain(&e)),
+                Err(e) if e.is_transient() => return Ok(self.retry(op, chain(&e), false)),
+                Err(e) => return Ok(self.failed(op, chain(&e))),
             }
         }
-        match self.nomad.register(target, spec, enforce).await {
+        let answer = self.change(self.nomad.register(target, spec, enforce)).await?;
+        Ok(match answer {
             Ok(r) => self.registered(op, r),
             Err(e) if e.outcome_unknown() => self.retry(op, chain(&e), true),
             Err(e) if e.is_transient() => self.retry(op, chain(&e), false),
             Err(e) => self.failed(op, chain(&e)),
-        }
+        })
     }
 
     async fn landed(&self, op: &Operation, target: &JobKey, spec: &Value, base_index: u64) -> Result<Landed, Error> {

@@ -1,0 +1,128 @@
+//! What answers from the first moment to the last: health, readiness, status. The rest of the RPC is behind it once there is one.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use curfew_core::Timestamp;
+use curfew_core::api::StatusView;
+use curfew_nomad::Nomad;
+use tower::ServiceExt;
+
+use super::problem::Refusal;
+use super::{Rpc, router};
+use crate::error::chain;
+use crate::lifecycle::{Life, Phase};
+use crate::observer::Sight;
+
+/// A loop that has not turned for this long hangs.
+const STUCK: Duration = Duration::from_secs(30);
+/// A database that takes longer to write one row is not one to accept requests on.
+const DATABASE: Duration = Duration::from_secs(5);
+
+#[derive(Clone)]
+pub struct Front {
+    life: Arc<Life>,
+    behind: Arc<OnceLock<(Rpc, Router)>>,
+    holder: String,
+    started: Timestamp,
+    nomad: Nomad,
+}
+
+impl Front {
+    pub(crate) fn new(life: Arc<Life>, holder: String, started: Timestamp, nomad: Nomad) -> Self {
+        Self { life, behind: Arc::default(), holder, started, nomad }
+    }
+
+    /// From now on requests are taken.
+    pub(crate) fn open(&self, rpc: Rpc) {
+        // It is opened once; a second time would change nothing.
+        let _ = self.behind.set((rpc.clone(), router(rpc)));
+    }
+
+    fn rpc(&self) -> Option<&Rpc> {
+        self.behind.get().map(|(rpc, _)| rpc)
+    }
+
+    fn phase(&self) -> Phase {
+        *self.life.phase.borrow()
+    }
+
+    pub(super) fn router(self) -> Router {
+        Router::new()
+            .route("/v1/status", get(status))
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .fallback(pass)
+            .with_state(self)
+    }
+}
+
+async fn pass(State(front): State<Front>, request: Request) -> Response {
+    match front.behind.get() {
+        Some((_, router)) => match router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        },
+        None if front.phase() == Phase::Starting => Refusal::starting().into_response(),
+        None => Refusal::stopping().into_response(),
+    }
+}
+
+async fn healthz(State(front): State<Front>) -> (StatusCode, String) {
+    match front.life.stuck(STUCK) {
+        None => (StatusCode::OK, format!("{}\n", front.phase())),
+        Some((which, age)) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("the {} has not turned for {}s\n", which.as_str(), age.as_secs()))
+        }
+    }
+}
+
+/// Ready means: requests are taken, written durably, and Nomad is in sight.
+async fn readyz(State(front): State<Front>) -> (StatusCode, String) {
+    let not = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
+    let phase = front.phase();
+    let Some(rpc) = front.rpc().filter(|_| phase == Phase::Running) else { return not(phase.to_string()) };
+    if let Some((which, age)) = front.life.stuck(STUCK) {
+        return not(format!("the {} has not turned for {}s", which.as_str(), age.as_secs()));
+    }
+    let sight = rpc.sight.borrow().clone();
+    match sight {
+        Sight::Clear => {}
+        Sight::Starting => return not("Nomad was not seen yet".into()),
+        Sight::Lost(since, why) => return not(format!("Nomad is out of sight since {since}: {why}")),
+    }
+    match tokio::time::timeout(DATABASE, rpc.store.check()).await {
+        Ok(Ok(())) => (StatusCode::OK, "ready\n".into()),
+        Ok(Err(e)) => not(chain(&e)),
+        Err(_) => not(format!("the database has not written a row for {}s", DATABASE.as_secs())),
+    }
+}
+
+async fn status(State(front): State<Front>) -> Result<Json<StatusView>, Refusal> {
+    let mut view = StatusView {
+        service: "curfew".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        controller: front.holder.clone(),
+        phase: front.phase().to_string(),
+        started_at: front.started,
+        nomad_address: front.nomad.address().to_owned(),
+        nomad: "not seen yet".into(),
+        clocks_armed: 0,
+        operations_live: 0,
+    };
+    if let Some(rpc) = front.rpc() {
+        view.operations_live = rpc.store.queue_status().await?.counts.iter().map(|c| c.count).sum();
+        view.clocks_armed = rpc.keeper.counts().await.0;
+        match &*rpc.sight.borrow() {
+            Sight::Starting => {}
+            Sight::Clear => view.nomad = "in sight".into(),
+            Sight::Lost(since, why) => view.nomad = format!("out of sight since {since}: {why}"),
+        }
+    }
+    Ok(Json(view))
+}

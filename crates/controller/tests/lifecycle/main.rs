@@ -1,0 +1,8 @@
+//! The controller's own life, in this process: how it starts, how it ends, what the service manager hears of it.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod kit;
+mod manager;
+mod starting;
+mod stopping;
+mod unit;

@@ -9,6 +9,7 @@ mod lessons;
 mod nodes;
 mod nomad_api;
 mod shapes;
+mod shutdown;
 mod spec;
 mod stop;
 mod told;
@@ -61,6 +62,8 @@ fn main() {
         REAL: doctor::a_read_only_token;
         NONE: doctor::nothing_there_or_something_else, doctor::tls_that_does_not_fit, doctor::bad_configuration,
             doctor::interrupted;
+        NONE: shutdown::a_signal_while_it_starts;
+        DEV: shutdown::a_nomad_that_hangs, shutdown::a_second_signal;
         DEV: database::locked_by_another_controller, database::a_folder_a_missing_folder_another_file,
             database::not_writable, database::disk_full, database::a_full_disk_at_the_start, database::a_newer_schema;
     ])

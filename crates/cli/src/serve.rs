@@ -26,9 +26,6 @@ pub async fn run(args: Serve) -> anyhow::Result<Exit> {
         controller = start(config, nomad) => controller?,
         () = signals.next() => return Ok(Exit::Done),
     };
-    if let Some(addr) = controller.addr() {
-        tracing::info!(%addr, "the RPC listens");
-    }
     let telling = Notify::from_env().map(|notify| tokio::spawn(notify.follow(controller.clone())));
     let exit = until_stopped(&controller, &mut signals).await;
     if let Some(telling) = telling {

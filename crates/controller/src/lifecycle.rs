@@ -98,7 +98,8 @@ impl Life {
             }
             forwards
         });
-        if moved {
+        // Who started it is told why it failed, in one sentence.
+        if moved && to != Phase::Stopped(Ending::Failed) {
             tracing::info!(phase = %to, "the controller is {to:?}");
         }
     }

@@ -72,12 +72,16 @@ pub fn start(parts: Parts) -> Result<Controller, StartError> {
 async fn live(parts: Parts, life: Arc<Life>) -> Ending {
     let Parts { nomad, store, clock, config, holder, listener } = parts;
     let front = Front::new(life.clone(), holder.clone(), clock.now(), nomad.clone());
+    let addr = listener.as_ref().and_then(|l| l.local_addr().ok());
     let server = listener.map(|l| Server::start(l, front.clone()));
     let base = Base { nomad, clock, config: Arc::new(config), holder };
     let begun = begin(base, store, &life, &front).await;
     match begun {
         Ok(Some(running)) => {
             life.advance(Phase::Running);
+            if let Some(addr) = addr {
+                tracing::info!(%addr, "the RPC listens");
+            }
             life.stop.cancelled().await;
             life.advance(Phase::ShuttingDown);
             running.shut_down(&life, server).await
@@ -90,9 +94,11 @@ async fn live(parts: Parts, life: Arc<Life>) -> Ending {
                     let _ = life.failure.set(e);
                     Ending::Failed
                 }
-                Ok(_) => Ending::Clean,
+                Ok(_) => {
+                    life.advance(Phase::ShuttingDown);
+                    Ending::Clean
+                }
             };
-            life.advance(Phase::ShuttingDown);
             if let Some(server) = server {
                 server.end(Duration::ZERO).await;
             }

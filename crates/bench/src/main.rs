@@ -5,6 +5,7 @@
 
 mod lab;
 mod lateness;
+mod placement;
 mod report;
 mod requests;
 
@@ -31,6 +32,8 @@ enum What {
     Lateness(lateness::Args),
     /// Calls to Nomad for each stop, and while idle, against a stop that polls.
     Requests(requests::Args),
+    /// Seconds and memory of the embedded cluster itself for many mock allocations, in this process.
+    Placement(placement::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
             match cli.what {
                 What::Lateness(args) => lateness::run(args).await,
                 What::Requests(args) => requests::run(args).await,
+                What::Placement(args) => placement::run(args).await,
             }
         });
         rt.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -52,6 +52,7 @@ async fn serve_beside(args: &Dev, cluster: &Cluster, dir: &std::path::Path) -> a
     let nomad_addr = cluster.base_url();
     if args.cluster_only {
         line(&format!("export NOMAD_ADDR={nomad_addr}"));
+        note(&faults(&nomad_addr));
         note("the cluster runs until Ctrl-C");
         Signals::listen()?.next().await;
         return Ok(Exit::Done);
@@ -72,6 +73,11 @@ async fn serve_beside(args: &Dev, cluster: &Cluster, dir: &std::path::Path) -> a
     if let Some(addr) = controller.addr() {
         line(&format!("export CURFEW_ADDR=http://{addr}"));
     }
+    note(&faults(&nomad_addr));
     note("the cluster and the controller run until Ctrl-C");
     serve::until_stopped(&controller, &mut signals).await
+}
+
+fn faults(nomad_addr: &str) -> String {
+    format!("faults on request: {nomad_addr}/dev/v1/status, and docs/dev-cluster.md")
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A whole cluster: one server and its clients. Every duration is a wait in tokio time.
 #[derive(Debug, Clone)]
 pub struct ClusterConfig {
-    /// Where the HTTP API listens; `None` opens no socket and leaves [`crate::Cluster::router`].
+    /// Where the HTTP API listens; `None` opens no socket and leaves [`crate::Cluster::call`].
     pub listen: Option<SocketAddr>,
     /// Take the next free port (at most 100 further) when the wanted one is taken.
     pub listen_next_free: bool,

@@ -36,7 +36,7 @@ pub(crate) struct Core {
     /// Tells this cluster's processes from any other's.
     pub mark: String,
     /// Without a leader every call but the agent's own is refused.
-    pub leaderless: AtomicBool,
+    leaderless: AtomicBool,
 }
 
 impl Core {
@@ -107,6 +107,10 @@ impl Core {
     pub(crate) fn client_by_name(&self, name: &str) -> Option<Arc<NodeClient>> {
         let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
         clients.values().find(|c| c.name() == name || c.id() == name).cloned()
+    }
+
+    pub(crate) fn set_leader(&self, present: bool) {
+        self.leaderless.store(!present, Ordering::Relaxed);
     }
 
     pub(crate) fn has_leader(&self) -> bool {

@@ -20,21 +20,10 @@
 //! absent), `exit_code`, `exit_signal`, `start_error`, `start_block_for`, `ignore_sigterm`, `kill_after` and
 //! `term_exit_code` say how a task behaves. `nosignal` is a mock whose signal call is refused.
 //!
-//! # Controls
+//! # Faults on request
 //!
-//! What [`Cluster`] offers as methods is there over HTTP as well, below `/dev/v1`, where no Nomad has anything:
-//!
-//! | call | does |
-//! | --- | --- |
-//! | `GET /dev/v1/status` | nodes, faults, processes |
-//! | `PUT /dev/v1/node/NAME/down` | the client agent dies; its processes live on, nothing watches them |
-//! | `PUT /dev/v1/node/NAME/cut` | the client runs on, but server and client do not hear each other |
-//! | `PUT /dev/v1/node/NAME/up` (or `heal`) | back again |
-//! | `PUT /dev/v1/faults` | `{"Method": "PUT", "Path": "/v1/client/allocation/*/signal", "Kind": "fail", "Status": 500, "Body": "…", "Times": 1}`; other kinds: `drop-request`, `drop-answer`, `delay` and `delay-answer` with `"Delay": "2s"` |
-//! | `GET`, `DELETE /dev/v1/faults` | lists them, clears them (and delivers events again) |
-//! | `PUT /dev/v1/events/close` | ends every event stream |
-//! | `PUT /dev/v1/events/lose`, `…/deliver` | streams stay open and silent; deliver again |
-//! | `PUT /dev/v1/leader/lose`, `…/elect` | every call but the agent's answers 500 `No cluster leader` |
+//! What [`Cluster`] offers as methods is there over HTTP as well, below `/dev/v1`, where no Nomad has anything. It is told
+//! in docs/dev-cluster.md.
 
 mod base64;
 mod client;
@@ -56,6 +45,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, Response};
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
@@ -113,9 +106,9 @@ impl Cluster {
         self.addr.map_or_else(|| "http://dev-cluster.invalid".to_owned(), |a| format!("http://{a}"))
     }
 
-    /// The same API without sockets: call it with `tower::ServiceExt::oneshot`.
-    pub fn router(&self) -> axum::Router {
-        http::router(self.core.clone())
+    /// One call of the same API without sockets. A request's path and query count, not its host.
+    pub fn call(&self, request: Request<Bytes>) -> impl Future<Output = Response<Body>> + Send + 'static {
+        http::handle(State(self.core.clone()), request.map(Body::from))
     }
 
     /// A node's id by its name.
@@ -154,17 +147,22 @@ impl Cluster {
 
     /// Ends every open event stream.
     pub fn close_event_streams(&self) {
-        self.core.faults.streams.send_modify(|n| *n += 1);
+        self.core.faults.close_streams();
     }
 
     /// Streams stay open but show nothing, not even heartbeats, until this is taken back; what happened meanwhile is lost.
     pub fn lose_events(&self, lose: bool) {
-        self.core.faults.mute.send_replace(lose);
+        self.core.faults.lose_events(lose);
     }
 
     /// Without a leader every call but the agent's answers 500 `No cluster leader`.
     pub fn set_leader(&self, present: bool) {
-        self.core.leaderless.store(!present, std::sync::atomic::Ordering::Relaxed);
+        self.core.set_leader(present);
+    }
+
+    /// Takes every fault back: nodes up, a leader, events delivered, answers as they are.
+    pub fn heal(&self) {
+        heal(&self.core);
     }
 
     /// Real processes the cluster started that still live.
@@ -188,6 +186,15 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.core.cancel.cancel();
         self.core.processes.kill_all();
+    }
+}
+
+pub(crate) fn heal(core: &Arc<Core>) {
+    core.faults.clear();
+    core.faults.lose_events(false);
+    core.set_leader(true);
+    for config in &core.config.nodes {
+        set_agent(core, &config.name, Agent::Up);
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) use template::inside;
 
 use crate::config::NodeConfig;
 use crate::core::Core;
-use crate::state::{Alloc, ClientStatus, State, TaskStates};
+use crate::state::{Alloc, ClientStatus, TaskStates};
 
 /// Updates that are not urgent wait for every fifth batch.
 const TYPICAL_TICKS: u32 = 5;
@@ -58,7 +58,7 @@ pub(crate) struct NodeClient {
     id: String,
     config: Arc<NodeConfig>,
     core: Weak<Core>,
-    runners: Mutex<HashMap<String, Arc<AllocRunner>>>,
+    runners: Mutex<BTreeMap<String, Arc<AllocRunner>>>,
     pending: Mutex<Pending>,
     wake: Notify,
     flush: Notify,
@@ -185,7 +185,15 @@ impl NodeClient {
                 lock(&self.runners).insert(id.to_owned(), runner.clone());
                 let waiting = core.clone();
                 core.tracker.spawn(async move {
-                    gone_elsewhere(&waiting, &far).await;
+                    // The allocation before, when it is another node's, has to be over as far as the server knows.
+                    if !far.is_empty() {
+                        let gone = waiting.write(|s| s.when_gone(&far));
+                        tokio::select! {
+                            biased;
+                            () = waiting.cancel.cancelled() => return,
+                            () = gone.cancelled() => {}
+                        }
+                    }
                     runner.run(previous, waiting.cancel.clone()).await;
                 });
             }
@@ -272,22 +280,4 @@ impl NodeClient {
 
 fn nanos(ns: u128) -> Duration {
     Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
-}
-
-/// Until the allocation before, which is another node's, is over as far as the server knows.
-async fn gone_elsewhere(core: &Arc<Core>, previous: &str) {
-    let mut changed = core.changed.subscribe();
-    loop {
-        changed.borrow_and_update();
-        let lives =
-            |s: &State| s.allocs.get(previous).is_some_and(|a| !a.client.is_terminal() && a.client != ClientStatus::Unknown);
-        if previous.is_empty() || !core.read(lives) {
-            return;
-        }
-        tokio::select! {
-            biased;
-            () = core.cancel.cancelled() => return,
-            news = changed.changed() => if news.is_err() { return },
-        }
-    }
 }

@@ -1,6 +1,6 @@
-//! `/dev/v1`: the controls no Nomad has. Documented in the crate's own documentation.
+//! `/dev/v1`: faults on request, where no Nomad has anything. docs/dev-cluster.md tells how to use it.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::http::Method;
 use axum::response::Response;
@@ -8,97 +8,89 @@ use serde_json::{Value, json};
 
 use super::{Call, reply};
 use crate::client::Agent;
-use crate::duration;
-use crate::faults::{Fault, FaultKind};
+use crate::core::Core;
+use crate::faults::Wire;
+
+const CALLS: &str = "\
+GET    /dev/v1/status
+PUT    /dev/v1/node/NAME/down, …/cut, …/up
+GET    /dev/v1/faults
+PUT    /dev/v1/faults            {\"Path\": \"/v1/job*\", \"Kind\": \"delay\", \"Delay\": \"2s\", \"Times\": 1}
+DELETE /dev/v1/faults
+PUT    /dev/v1/events/lose, …/deliver, …/close
+PUT    /dev/v1/leader/lose, …/elect
+PUT    /dev/v1/heal
+";
 
 pub(crate) async fn route(call: Call) -> Response {
-    let owned = call.path.clone();
-    let path: Vec<&str> = owned.iter().map(String::as_str).collect();
-    match (path.as_slice(), &call.method) {
-        (["v1"] | ["v1", "status"], &Method::GET) => status(&call),
-        (["v1", "node", name, action @ ("down" | "up" | "cut" | "heal")], &Method::PUT | &Method::POST) => {
-            node(&call, name, action)
+    let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
+    let core = &call.core;
+    let get = call.method == Method::GET;
+    let done = || reply::done(0);
+    match path.as_slice() {
+        ["v1", "status"] if get => reply::plain_json(&status(core)),
+        ["v1", "faults"] if get => reply::plain_json(&core.faults.all().iter().map(Wire::of).collect::<Vec<_>>()),
+        ["v1", "faults"] if call.method == Method::DELETE => {
+            core.faults.clear();
+            done()
         }
-        (["v1", "faults"], &Method::GET) => reply::plain_json(&call.core.faults.all().iter().map(show).collect::<Vec<_>>()),
-        (["v1", "faults"], &Method::PUT | &Method::POST) => add(&call),
-        (["v1", "faults"], &Method::DELETE) => {
-            call.core.faults.clear();
-            reply::done(0)
-        }
-        (["v1", "events", "close"], &Method::PUT | &Method::POST) => {
-            call.core.faults.streams.send_modify(|n| *n += 1);
-            reply::done(0)
-        }
-        (["v1", "events", what @ ("lose" | "deliver")], &Method::PUT | &Method::POST) => {
-            call.core.faults.mute.send_replace(*what == "lose");
-            reply::done(0)
-        }
-        (["v1", "leader", what @ ("lose" | "elect")], &Method::PUT | &Method::POST) => {
-            call.core.leaderless.store(*what == "lose", std::sync::atomic::Ordering::Relaxed);
-            reply::done(0)
-        }
-        _ => reply::not_found(),
-    }
-}
-
-fn status(call: &Call) -> Response {
-    let nodes: Vec<Value> = call.core.read(|s| {
-        let row = |n: &std::sync::Arc<crate::state::Node>| {
-            json!({"Datacenter": n.config.datacenter, "ID": n.id, "Name": n.name, "Status": n.status.as_str()})
-        };
-        s.nodes.values().map(row).collect()
-    });
-    reply::plain_json(&json!({
-        "Faults": call.core.faults.all().len(), "Index": call.core.read(|s| s.index), "Nodes": nodes,
-        "Processes": call.core.processes.len(), "Version": call.core.config.version,
-    }))
-}
-
-fn node(call: &Call, name: &str, action: &str) -> Response {
-    let agent = match action {
-        "down" => Agent::Dead,
-        "cut" => Agent::Cut,
-        _ => Agent::Up,
-    };
-    if crate::set_agent(&call.core, name, agent) {
-        reply::done(0)
-    } else {
-        reply::text(404, &format!("no node is called {name}"))
-    }
-}
-
-fn show(f: &Fault) -> Value {
-    let (kind, detail) = match &f.kind {
-        FaultKind::Fail { status, body } => ("fail", json!({"Status": status, "Body": body})),
-        FaultKind::DropAnswer => ("drop-answer", Value::Null),
-        FaultKind::DropRequest => ("drop-request", Value::Null),
-        FaultKind::Delay(d) => ("delay", json!(duration::go(i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))),
-        FaultKind::DelayAnswer(d) => ("delay-answer", json!(duration::go(i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))),
-    };
-    json!({"Detail": detail, "Kind": kind, "Method": f.method, "Path": f.path, "Times": f.times})
-}
-
-fn add(call: &Call) -> Response {
-    let body = match call.json() {
-        Ok(b) => b,
-        Err(r) => return r,
-    };
-    let field = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let wait = duration::parse(&field("Delay")).map_or(Duration::ZERO, crate::job::spec::nanos);
-    let kind = match field("Kind").as_str() {
-        "fail" => FaultKind::Fail {
-            status: body.get("Status").and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok()).unwrap_or(500),
-            body: field("Body"),
+        ["v1", "faults"] if call.writes() => match add(&call) {
+            Ok(()) => done(),
+            Err(why) => reply::text(400, &format!("this is no fault: {why}\n")),
         },
-        "drop-answer" => FaultKind::DropAnswer,
-        "drop-request" => FaultKind::DropRequest,
-        "delay" => FaultKind::Delay(wait),
-        "delay-answer" => FaultKind::DelayAnswer(wait),
-        other => return reply::text(400, &format!("unknown kind of fault {other:?}")),
+        ["v1", "node", name, action @ ("down" | "cut" | "up")] if call.writes() => {
+            let agent = match *action {
+                "down" => Agent::Dead,
+                "cut" => Agent::Cut,
+                _ => Agent::Up,
+            };
+            if crate::set_agent(core, name, agent) { done() } else { no_node(core, name) }
+        }
+        ["v1", "events", what @ ("lose" | "deliver")] if call.writes() => {
+            core.faults.lose_events(*what == "lose");
+            done()
+        }
+        ["v1", "events", "close"] if call.writes() => {
+            core.faults.close_streams();
+            done()
+        }
+        ["v1", "leader", what @ ("lose" | "elect")] if call.writes() => {
+            core.set_leader(*what == "elect");
+            done()
+        }
+        ["v1", "heal"] if call.writes() => {
+            crate::heal(core);
+            done()
+        }
+        _ => reply::text(404, &format!("{} /dev/{} is no call of the dev cluster; these are:\n{CALLS}", call.method, path.join("/"))),
+    }
+}
+
+fn no_node(core: &Core, name: &str) -> Response {
+    let names = core.read(|s| s.nodes.values().map(|n| n.name.to_string()).take(10).collect::<Vec<_>>().join(", "));
+    reply::text(404, &format!("no node is called {name:?}; there are {names}\n"))
+}
+
+fn status(core: &Arc<Core>) -> Value {
+    let nodes: Vec<Value> = core.read(|s| s.nodes.values().cloned().collect::<Vec<_>>()).iter().map(|n| node(core, n)).collect();
+    json!({
+        "Events": if *core.faults.mute.borrow() { "lost" } else { "delivered" },
+        "Faults": core.faults.all().iter().map(Wire::of).collect::<Vec<_>>(), "Index": core.read(|s| s.index),
+        "Leader": core.has_leader(), "Nodes": nodes, "Processes": core.processes.len(), "Version": core.config.version,
+    })
+}
+
+fn node(core: &Core, n: &crate::state::Node) -> Value {
+    let agent = match core.client(&n.id).map(|c| c.agent()) {
+        Some(Agent::Up) => "up",
+        Some(Agent::Cut) => "cut",
+        Some(Agent::Dead) | None => "down",
     };
-    let method = Some(field("Method")).filter(|m| !m.is_empty()).unwrap_or_else(|| "*".into());
-    let path = Some(field("Path")).filter(|p| !p.is_empty()).unwrap_or_else(|| "/v1/*".into());
-    let times = body.get("Times").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-    call.core.faults.add(Fault { method, path, kind, times });
-    reply::done(0)
+    json!({"Agent": agent, "Datacenter": n.config.datacenter, "ID": n.id, "Name": n.name, "Status": n.status.as_str()})
+}
+
+fn add(call: &Call) -> Result<(), String> {
+    let wire: Wire = serde_json::from_slice(&call.body).map_err(|e| e.to_string())?;
+    call.core.faults.add(wire.fault()?);
+    Ok(())
 }

@@ -66,9 +66,8 @@ fn stub(s: &State, j: &Job, with_meta: bool) -> Value {
 pub(crate) fn summary(s: &State, j: &Job) -> Value {
     let key = j.key();
     let mut groups: BTreeMap<&str, [usize; 7]> = j.spec.groups.iter().map(|g| (g.name.as_str(), [0; 7])).collect();
-    let allocs = s.allocs_of(&key);
     let mut modify = j.create_index;
-    for a in &allocs {
+    for a in s.allocs_of_iter(&key) {
         modify = modify.max(a.modify_index);
         let at = match a.client {
             ClientStatus::Complete => 0,

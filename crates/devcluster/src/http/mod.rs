@@ -69,7 +69,7 @@ impl Call {
     }
 }
 
-async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
+pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let raw = parts.uri.path().to_owned();
     let decoded: String = percent_decode_str(&raw).decode_utf8_lossy().into_owned();

@@ -1,6 +1,6 @@
 //! Service and batch jobs: which allocations go on, which end, which are replaced, and how fast a new version rolls in.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::cancelled;
@@ -483,19 +483,17 @@ fn place(
     }
     let same_job = count_by_node(allocs.iter().filter(|a| !a.is_terminal()).map(AsRef::as_ref));
     let mut placer = Placer::new(s, &job.spec, group, same_job, std::mem::take(taken));
+    let updating: HashSet<String> = plan.stops.iter().filter(|x| x.description == UPDATING).map(|x| x.alloc.id.clone()).collect();
+    // Nothing is ended for the sake of a replacement that finds no room.
+    let mut spared: HashSet<String> = HashSet::new();
     let mut missing = 0;
     for w in wants {
         // A sticky or migrating disk would pin the place; without one only a lost or drained node is avoided.
         match placer.choose(&w.avoid) {
             Some(node) => {
-                if !w.canary && w.previous.as_ref().is_none_or(|p| p.desired == Desired::Run) {
-                    let updating = plan
-                        .stops
-                        .iter()
-                        .any(|x| x.description == UPDATING && w.previous.as_ref().is_some_and(|p| p.id == x.alloc.id));
-                    if !updating {
-                        updates.place += 1;
-                    }
+                let fresh = w.previous.as_ref().is_none_or(|p| p.desired == Desired::Run && !updating.contains(&p.id));
+                if !w.canary && fresh {
+                    updates.place += 1;
                 }
                 plan.places.push(Place {
                     group: index,
@@ -510,13 +508,11 @@ fn place(
             }
             None => {
                 missing += 1;
-                // Nothing is ended for the sake of a replacement that finds no room.
-                if let Some(prev) = &w.previous {
-                    plan.stops.retain(|x| x.alloc.id != prev.id || x.description != RESCHEDULED);
-                }
+                spared.extend(w.previous.map(|p| p.id.clone()));
             }
         }
     }
+    plan.stops.retain(|x| x.description != RESCHEDULED || !spared.contains(&x.alloc.id));
     if missing > 0 {
         let mut failure = placer.failure.clone();
         failure.coalesced = missing - 1;

@@ -56,7 +56,7 @@ pub(crate) fn look(s: &mut State, id: &str) {
     let complete = d.groups.values().all(|g| g.healthy >= g.desired_total && (g.desired_canaries == 0 || g.promoted));
     s.begin("EvaluationUpdated");
     // Its success is the scheduler's to find: the plan of the next look at the job says so.
-    if !complete {
+    if !complete && d.groups.values().any(|g| g.unhealthy > 0) {
         // What failed may be rescheduled while the deadline allows it.
         let failed: Vec<Arc<Alloc>> = s
             .allocs_of(&d.job)
@@ -71,7 +71,7 @@ pub(crate) fn look(s: &mut State, id: &str) {
         }
     }
     // Nomad's watcher waits a moment and finds the work done when something else had the job looked at.
-    let due = s.evals_of(&d.job).iter().any(|e| e.status == EvalStatus::Pending && e.wait_until == 0);
+    let due = s.evals_of_iter(&d.job).any(|e| e.status == EvalStatus::Pending && e.wait_until == 0);
     if !due {
         evaluate(s, &d);
     }

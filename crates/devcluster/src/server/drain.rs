@@ -102,11 +102,14 @@ pub(crate) fn set_eligible(s: &mut State, id: &str, eligible: bool) -> Option<Dr
     Some(out)
 }
 
-/// Another look at every draining node.
-pub(crate) fn look_all(s: &mut State) {
-    for id in s.draining.clone() {
-        look(s, &id);
+/// A client has reported: the jobs it spoke of may have more on the move, and its own node may be empty.
+pub(crate) fn reported(s: &mut State, node: &str, jobs: &BTreeSet<JobKey>) {
+    if s.draining.is_empty() {
+        return;
     }
+    let chosen = jobs.iter().flat_map(|key| pace(s, key)).filter(|a| a.job.spec.kind == JobKind::Service).collect();
+    migrate(s, chosen);
+    look(s, node);
 }
 
 pub(crate) fn look(s: &mut State, id: &str) {

@@ -29,7 +29,9 @@ pub(crate) fn client_report(s: &mut State, node: &str, updates: BTreeMap<String,
     let mut evals: BTreeMap<JobKey, &'static str> = BTreeMap::new();
     let mut deployments: BTreeSet<String> = BTreeSet::new();
     let mut room = false;
+    let mut jobs: BTreeSet<JobKey> = BTreeSet::new();
     for (old, u) in known {
+        jobs.insert(old.job_key());
         let mut a = Alloc::clone(&old);
         a.tasks = u.tasks;
         a.client = u.client;
@@ -76,7 +78,7 @@ pub(crate) fn client_report(s: &mut State, node: &str, updates: BTreeMap<String,
     for id in deployments {
         deployments::look(s, &id);
     }
-    drain::look_all(s);
+    drain::reported(s, node, &jobs);
 }
 
 /// New evaluations for every job that has to do with a node, system jobs included.

@@ -1,6 +1,7 @@
 //! The event buffer behind `/v1/event/stream`: one frame an index, rendered only when somebody listens.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -8,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Alloc, Deployment, Eval, Node};
 use crate::job::Job;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Topic {
     Job,
     Allocation,
@@ -81,20 +82,24 @@ pub(crate) struct Frame {
 pub(crate) struct EventBuffer {
     frames: VecDeque<Arc<Frame>>,
     open: Vec<Event>,
+    /// Where in the open frame a thing stands.
+    at: HashMap<(Topic, String), usize>,
     capacity: usize,
 }
 
 impl EventBuffer {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { frames: VecDeque::new(), open: Vec::new(), capacity: capacity.max(1) }
+        Self { frames: VecDeque::new(), open: Vec::new(), at: HashMap::new(), capacity: capacity.max(1) }
     }
 
     /// Adds to the frame of the running transaction; a later state of the same thing replaces the earlier one.
     pub(crate) fn push(&mut self, event: Event) {
-        if let Some(old) = self.open.iter_mut().find(|e| e.topic == event.topic && e.key == event.key) {
-            *old = event;
-        } else {
-            self.open.push(event);
+        match self.at.entry((event.topic, event.key.clone())) {
+            Entry::Occupied(at) => self.open[*at.get()] = event,
+            Entry::Vacant(free) => {
+                free.insert(self.open.len());
+                self.open.push(event);
+            }
         }
     }
 
@@ -102,6 +107,7 @@ impl EventBuffer {
         if self.open.is_empty() {
             return;
         }
+        self.at.clear();
         if self.frames.len() >= self.capacity {
             self.frames.pop_front();
         }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use alloc::{Alloc, ClientStatus, Desired, Health, Reschedule, Transition};
 pub(crate) use deployment::{Deployment, DeploymentStatus, GroupRollout};
@@ -84,6 +85,10 @@ pub(crate) struct State {
     pub alloc_order: BTreeMap<(u64, u128), Arc<Alloc>>,
     allocs_by_job: HashMap<JobKey, BTreeSet<String>>,
     allocs_by_node: HashMap<String, BTreeSet<String>>,
+    /// How many of a job's allocations are not terminal.
+    live_of: HashMap<JobKey, usize>,
+    /// Who waits for the end of an allocation on another node.
+    awaited: HashMap<String, CancellationToken>,
     pub nodes: BTreeMap<String, Arc<Node>>,
     /// Room taken on a node: MHz, MiB and the number of allocations that want to live.
     pub usage: HashMap<String, Usage>,
@@ -120,6 +125,10 @@ pub(crate) struct Usage {
     pub allocs: usize,
 }
 
+fn awaitable(a: &Alloc) -> bool {
+    !a.client.is_terminal() && a.client != ClientStatus::Unknown
+}
+
 impl State {
     pub(crate) fn new(clock: Clock, seed: u64, event_buffer: usize) -> Self {
         Self {
@@ -133,6 +142,8 @@ impl State {
             alloc_order: BTreeMap::new(),
             allocs_by_job: HashMap::new(),
             allocs_by_node: HashMap::new(),
+            live_of: HashMap::new(),
+            awaited: HashMap::new(),
             nodes: BTreeMap::new(),
             usage: HashMap::new(),
             evals: HashMap::new(),
@@ -290,13 +301,10 @@ impl State {
             return if job.stop { "dead" } else { "running" };
         }
         let key = job.key();
-        let mut any = false;
-        for a in self.allocs_of_iter(&key) {
-            any = true;
-            if !a.is_terminal() {
-                return "running";
-            }
+        if self.live_of.get(&key).is_some_and(|n| *n > 0) {
+            return "running";
         }
+        let mut any = self.allocs_by_job.get(&key).is_some_and(|ids| !ids.is_empty());
         for id in self.evals_by_job.get(&key).into_iter().flatten() {
             if let Some(e) = self.evals.get(id) {
                 any = true;
@@ -310,7 +318,8 @@ impl State {
 
     // --- allocations ---
 
-    fn allocs_of_iter(&self, key: &JobKey) -> impl Iterator<Item = &Arc<Alloc>> {
+    /// A job's allocations in no order that means anything.
+    pub(crate) fn allocs_of_iter(&self, key: &JobKey) -> impl Iterator<Item = &Arc<Alloc>> {
         self.allocs_by_job.get(key).into_iter().flatten().filter_map(|id| self.allocs.get(id))
     }
 
@@ -363,6 +372,12 @@ impl State {
         }
         self.alloc_order.insert((alloc.create_index, number(&alloc.id)), alloc.clone());
         self.account(&alloc, 1);
+        self.count_live(&key, old.as_ref().is_some_and(|o| !o.is_terminal()), !alloc.is_terminal());
+        if !awaitable(&alloc)
+            && let Some(waiting) = self.awaited.remove(&alloc.id)
+        {
+            waiting.cancel();
+        }
         self.touch(Table::Allocs);
         self.events.push(Event {
             topic: Topic::Allocation,
@@ -376,6 +391,28 @@ impl State {
             self.touched_jobs.insert(key);
         }
         alloc
+    }
+
+    fn count_live(&mut self, key: &JobKey, was: bool, is: bool) {
+        match (was, is) {
+            (false, true) => *self.live_of.entry(key.clone()).or_default() += 1,
+            (true, false) => {
+                if let Some(n) = self.live_of.get_mut(key) {
+                    *n = n.saturating_sub(1);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Cancelled once an allocation is over as far as the server knows, or cannot be heard of.
+    pub(crate) fn when_gone(&mut self, id: &str) -> CancellationToken {
+        if self.allocs.get(id).is_some_and(|a| awaitable(a)) {
+            return self.awaited.entry(id.to_owned()).or_default().clone();
+        }
+        let gone = CancellationToken::new();
+        gone.cancel();
+        gone
     }
 
     fn account(&mut self, alloc: &Alloc, sign: i64) {
@@ -393,6 +430,10 @@ impl State {
     pub(crate) fn remove_alloc(&mut self, id: &str) {
         let Some(alloc) = self.allocs.remove(id) else { return };
         self.account(&alloc, -1);
+        self.count_live(&alloc.job_key(), !alloc.is_terminal(), false);
+        if let Some(waiting) = self.awaited.remove(id) {
+            waiting.cancel();
+        }
         self.alloc_order.remove(&(alloc.create_index, number(id)));
         if let Some(set) = self.allocs_by_job.get_mut(&alloc.job_key()) {
             set.remove(id);
@@ -510,9 +551,12 @@ impl State {
         eval
     }
 
+    pub(crate) fn evals_of_iter(&self, key: &JobKey) -> impl Iterator<Item = &Arc<Eval>> {
+        self.evals_by_job.get(key).into_iter().flatten().filter_map(|id| self.evals.get(id))
+    }
+
     pub(crate) fn evals_of(&self, key: &JobKey) -> Vec<Arc<Eval>> {
-        let mut all: Vec<Arc<Eval>> =
-            self.evals_by_job.get(key).into_iter().flatten().filter_map(|id| self.evals.get(id)).cloned().collect();
+        let mut all: Vec<Arc<Eval>> = self.evals_of_iter(key).cloned().collect();
         all.sort_by(|a, b| (a.create_index, &a.id).cmp(&(b.create_index, &b.id)));
         all
     }

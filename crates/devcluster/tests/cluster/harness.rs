@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::{HeaderMap, Request};
 use curfew_devcluster::{Cluster, ClusterConfig, NodeConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tower::ServiceExt;
 
 pub struct Api {
     pub cluster: Cluster,
@@ -53,9 +51,8 @@ impl Api {
     }
 
     pub async fn raw(&self, method: &str, path: &str, body: Vec<u8>) -> Reply {
-        let request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
-        let response = self.cluster.router().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
+        let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
+        let (parts, body) = self.cluster.call(request).await.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         Reply { status: parts.status.as_u16(), headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
     }

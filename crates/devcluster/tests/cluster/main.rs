@@ -10,6 +10,7 @@ mod harness;
 mod jobs;
 mod lists;
 mod processes;
+mod repeat;
 mod scale;
 mod schedule;
 mod stream;

@@ -32,3 +32,24 @@ async fn many_nodes() {
     api.register(&job("s", "system", &[mock("t", json!({}))])).await;
     api.until("/v1/job/s/summary", "everywhere", |s| s["Summary"]["g"]["Running"] == 500).await;
 }
+
+/// The measured figure is `curfew-bench placement`.
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_on_a_thousand_nodes() {
+    let api = Api::with(nodes(1_000), |_| {}).await;
+    for i in 0..20 {
+        let mut j = job(&format!("j{i}"), "service", &[mock("t", json!({}))]);
+        j["TaskGroups"][0]["Count"] = json!(500);
+        api.register(&j).await;
+    }
+    for i in 0..20 {
+        api.until(&format!("/v1/job/j{i}/summary"), "running", |s| s["Summary"]["g"]["Running"] == 500).await;
+    }
+    let all = api.get("/v1/allocations?task_states=false").await;
+    let mut per_node = std::collections::HashMap::<&str, usize>::new();
+    for a in all.as_array().unwrap() {
+        *per_node.entry(a["NodeID"].as_str().unwrap()).or_default() += 1;
+    }
+    assert_eq!(all.as_array().unwrap().len(), 10_000);
+    assert!(per_node.len() > 900 && per_node.values().all(|n| *n < 40), "{} nodes, at most {:?}", per_node.len(), per_node.values().max());
+}

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::harness::{Api, SECOND, events, id, impolite, job, last_event, mock, nodes, of_status, polite};
+use crate::harness::{Api, SECOND, events, id, impolite, job, last_event, nodes, polite};
 
 #[tokio::test(start_paused = true)]
 async fn a_system_job_runs_everywhere_it_may() {
@@ -125,22 +125,4 @@ async fn a_disconnect_block_makes_it_unknown() {
     api.cluster.node_up(&node).unwrap();
     api.alloc_until(&a, "running again", |a| a["ClientStatus"] == "running").await;
     assert_eq!(api.allocs("j").await.len(), 1);
-}
-
-/// Two runs with one seed and one start of time are the same to the last byte.
-#[tokio::test(start_paused = true)]
-async fn a_seed_repeats_a_run() {
-    async fn run() -> Value {
-        let api = Api::start(3).await;
-        for i in 0..5 {
-            let mut j = job(&format!("j{i}"), "service", &[mock("t", json!({"run_for": "25s", "exit_code": 1}))]);
-            j["TaskGroups"][0]["Count"] = json!(3);
-            api.register(&j).await;
-        }
-        api.pass(Duration::from_secs(50)).await;
-        let all = api.get("/v1/allocations").await;
-        assert!(of_status(&all, "running").len() > 1);
-        all
-    }
-    assert_eq!(run().await, run().await);
 }

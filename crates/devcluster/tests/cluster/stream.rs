@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream};
+use axum::body::BodyDataStream;
 use axum::http::Request;
+use bytes::Bytes;
 use futures::StreamExt;
 use serde_json::Value;
-use tower::ServiceExt;
 
 use crate::harness::{Api, id, job, polite};
 
@@ -14,8 +14,8 @@ struct Lines(BodyDataStream, String);
 
 impl Lines {
     async fn open(api: &Api, query: &str) -> Self {
-        let request = Request::builder().uri(format!("/v1/event/stream?{query}")).body(Body::empty()).unwrap();
-        let r = api.cluster.router().oneshot(request).await.unwrap();
+        let request = Request::builder().uri(format!("/v1/event/stream?{query}")).body(Bytes::new()).unwrap();
+        let r = api.cluster.call(request).await;
         assert_eq!(r.status(), 200);
         Self(r.into_body().into_data_stream(), String::new())
     }

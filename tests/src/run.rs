@@ -104,21 +104,24 @@ pub fn main(scenarios: Vec<Scenario>) -> Conclusion {
     let cleaning = labs.clone();
     drop(labs);
     let on_signal = cleaning.clone();
-    runtime.spawn(async move {
-        let mut terminate = signal(SignalKind::terminate()).unwrap();
-        let code = tokio::select! {
-            _ = tokio::signal::ctrl_c() => 130,
-            _ = terminate.recv() => 143,
-        };
-        eprintln!("interrupted; taking the clusters down");
-        on_signal.take_down();
-        std::process::exit(code);
-    });
+    runtime.spawn(when_interrupted(move || on_signal.take_down()));
     let conclusion = libtest_mimic::run(&args, trials);
     let skipped = skipped.lock().unwrap();
     skipped.iter().for_each(|s| eprintln!("SKIPPED {s}"));
     runtime.block_on(async { cleaning.take_down() });
     conclusion
+}
+
+/// Ctrl-C and SIGTERM end a run as its end does: nothing is left behind.
+pub async fn when_interrupted(take_down: impl FnOnce()) {
+    let mut terminate = signal(SignalKind::terminate()).unwrap();
+    let code = tokio::select! {
+        _ = tokio::signal::ctrl_c() => 130,
+        _ = terminate.recv() => 143,
+    };
+    eprintln!("interrupted; taking the clusters down");
+    take_down();
+    std::process::exit(code);
 }
 
 fn trial(runtime: Arc<Runtime>, given: Given, name: String, body: fn() -> Body) -> Trial {

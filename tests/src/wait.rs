@@ -9,7 +9,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::now;
 
 /// Looks until the answer is there; after `deadline` it fails with what was seen last.
-pub async fn eventually<T>(deadline: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
+pub async fn eventually<T>(deadline: Duration, what: &str, look: impl AsyncFnMut() -> Result<T, String>) -> T {
+    within(deadline, look).await.unwrap_or_else(|state| panic!("waited {deadline:?} for {what}; last seen: {state}"))
+}
+
+/// Looks until the answer is there; after `deadline` it gives what was seen last.
+pub async fn within<T>(deadline: Duration, mut look: impl AsyncFnMut() -> Result<T, String>) -> Result<T, String> {
     let until = Instant::now() + deadline;
     let mut pace = interval(Duration::from_millis(20));
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -19,8 +24,8 @@ pub async fn eventually<T>(deadline: Duration, what: &str, mut look: impl AsyncF
             pace.tick().await;
         }
         match look().await {
-            Ok(found) => return found,
-            Err(state) if Instant::now() > until => panic!("waited {deadline:?} for {what}; last seen: {state}"),
+            Ok(found) => return Ok(found),
+            Err(state) if Instant::now() > until => return Err(state),
             Err(_) => {}
         }
     }

@@ -4,6 +4,7 @@
 mod cli;
 mod crash;
 mod database;
+mod devcluster;
 mod doctor;
 mod lessons;
 mod nodes;
@@ -54,6 +55,7 @@ fn main() {
         BOTH: cli::broken_hcl_names_file_line_and_column, cli::unknown_driver, cli::not_a_job;
         DEV: cli::a_closed_standard_output, cli::a_second_controller_on_the_same_port,
             cli::a_controller_that_is_ready_says_who_it_is;
+        DEV: devcluster::the_lines_of_its_page_work, devcluster::the_official_command_line;
         NONE: cli::no_file_an_empty_file_a_folder, cli::a_duration_without_a_unit, cli::no_controller_or_something_else,
             cli::nomad_is_not_there, cli::the_token_is_wrong, cli::the_configuration_is_wrong;
         BOTH: doctor::a_healthy_cluster, doctor::a_node_with_the_default_max_kill_timeout, doctor::a_server_without_a_leader,

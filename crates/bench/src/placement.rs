@@ -29,7 +29,12 @@ pub struct Args {
 const PATIENCE: Duration = Duration::from_secs(900);
 
 pub async fn run(args: Args) -> anyhow::Result<Report> {
-    ensure!(args.jobs > 0 && args.allocations >= args.jobs, "--allocations {} is fewer than --jobs {}", args.allocations, args.jobs);
+    ensure!(
+        args.jobs > 0 && args.allocations >= args.jobs,
+        "--allocations {} is fewer than --jobs {}",
+        args.allocations,
+        args.jobs
+    );
     ensure!(args.nodes > 0, "--nodes 0 leaves no place");
     let dir = TempDir::with_prefix("curfew-bench-")?;
     let count = args.allocations / args.jobs;

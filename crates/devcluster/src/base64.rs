@@ -17,6 +17,13 @@ pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Where a text stops being base64.
+pub(crate) fn bad(text: &str) -> Option<usize> {
+    let kept = text.trim_end_matches('=');
+    let wrong = kept.bytes().position(|b| !ALPHABET.contains(&b));
+    wrong.or_else(|| (!text.len().is_multiple_of(4) || text.len() - kept.len() > 2).then_some(text.len() / 4 * 4))
+}
+
 pub(crate) fn encode(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

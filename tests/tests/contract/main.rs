@@ -14,6 +14,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table, and what was skipped")]
 
+mod blocked;
+mod changes;
 mod clusters;
 mod drains;
 mod filters;
@@ -109,6 +111,27 @@ const CASES: &[Case] = cases![
     20 Nodes drains::eligibility_twice_and_nonsense;
     20 Shared signals::killing_it_twice;
     20 Shared jobs::registering_the_same_twice;
+    0 Shared changes::canaries_wait_for_their_promotion;
+    0 Shared changes::a_failed_deployment_ends_its_canaries;
+    0 Shared changes::canaries_that_promote_themselves;
+    0 Shared changes::a_deployment_is_paused_and_resumed;
+    0 Shared changes::without_progress_it_fails_at_its_deadline_and_reverts;
+    0 Shared changes::scaling;
+    0 Shared changes::refused_scaling;
+    0 Shared changes::going_back_to_a_version;
+    0 Shared changes::refused_reverts;
+    0 Shared changes::a_periodic_job_is_forced;
+    0 Shared changes::refused_periodic_jobs;
+    14 Shared changes::what_a_dispatch_needs;
+    14 Shared changes::a_token_stands_for_its_child_after_its_end;
+    0 Shared changes::plans_count_what_is_wanted;
+    0 Shared changes::refusals_of_validate;
+    0 Shared changes::an_allocation_is_stopped_and_restarted;
+    0 Shared changes::a_system_job_runs_everywhere_once;
+    0 Shared blocked::no_node_fits_the_constraint;
+    0 Shared blocked::no_node_has_the_room;
+    0 Shared blocked::distinct_hosts_leaves_some_waiting;
+    13 Shared blocked::pages_and_what_they_refuse;
     0 Shared jobs::parse_canonical_and_not;
     0 Shared jobs::plan_and_validate_change_nothing;
     0 Shared jobs::versions_and_evaluation;

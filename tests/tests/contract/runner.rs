@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use curfew_tests::cluster::{Kind, nomad_binary};
+use curfew_tests::run::when_interrupted;
 use futures::FutureExt;
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
@@ -77,13 +78,7 @@ pub fn main(cases: &'static [Case]) {
         eprintln!("SKIPPED on a real Nomad, because CURFEW_TEST_NOMAD names no binary: {}", names.join(", "));
     }
     let on_signal = world.clone();
-    world.runtime.spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            eprintln!("interrupted; taking the clusters down");
-            on_signal.clusters.take_down();
-            std::process::exit(130);
-        }
-    });
+    world.runtime.spawn(when_interrupted(move || on_signal.clusters.take_down()));
     let conclusion = libtest_mimic::run(&args, trials);
     world.clusters.take_down();
     let skips: Vec<String> = world

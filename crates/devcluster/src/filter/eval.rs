@@ -104,7 +104,7 @@ fn find<'a>(selector: &'a [String], scope: &Scope<'a>) -> Result<Option<Item<'a>
         Some((_, item)) => item.again(),
         None => scope.root.field(first).ok_or_else(|| {
             format!(
-                "error finding value in datum: /{} at part 0: couldn't find struct field with name {first:?}",
+                "error finding value in datum: /{} at part 0: couldn't find key: struct field with name {first:?}",
                 selector.join("/")
             )
         })?,
@@ -115,7 +115,7 @@ fn find<'a>(selector: &'a [String], scope: &Scope<'a>) -> Result<Option<Item<'a>
                 Some(next) => Some(next),
                 None => {
                     return Err(format!(
-                        "error finding value in datum: /{} at part {}: couldn't find struct field with name {part:?}",
+                        "error finding value in datum: /{} at part {}: couldn't find key: struct field with name {part:?}",
                         selector.join("/"),
                         i + 1
                     ));

@@ -6,24 +6,16 @@ use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::query::{numbered_before, page};
+use super::query::{numbered_before, opened, page};
 use super::{Call, reply};
 use crate::client::{AllocRunner, SignalError};
 use crate::ids::is_uuid;
 use crate::server::jobs;
 use crate::state::{Alloc, Table};
 
-pub(crate) async fn list(call: Call) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
-    list_inner(&call).await.unwrap_or_else(|r| r)
-}
-
-async fn list_inner(call: &Call) -> Result<Response, Response> {
+pub(crate) async fn list(call: &Call) -> Result<Response, Response> {
     let q = &call.query;
-    q.wait(&call.core, |s| s.table(Table::Allocs)).await?;
-    let filter = q.filter()?;
+    let filter = opened(call, Table::Allocs).await?;
     let prefix = q.get("prefix");
     if !prefix.is_empty() {
         check_prefix(prefix)?;
@@ -95,7 +87,7 @@ pub(crate) fn stop(call: &Call, id: &str) -> Response {
     let skip = call.query.flag("no_shutdown_delay", false);
     match call.core.write(|s| jobs::stop_alloc(s, id, skip)) {
         Some((eval, index)) => reply::written(&json!({"EvalID": eval, "Index": index}), index),
-        None => reply::text(404, "alloc not found"),
+        None => reply::text(404, "allocation not found"),
     }
 }
 
@@ -141,7 +133,7 @@ async fn restart(call: &Call, id: &str) -> Result<Response, Response> {
     let task = body.get("TaskName").and_then(Value::as_str).unwrap_or_default();
     let all = body.get("AllTasks").and_then(Value::as_bool).unwrap_or(false);
     if all && !task.is_empty() {
-        return Err(reply::text(400, "Can't restart all tasks and a specific task at the same time"));
+        return Err(reply::text(500, "task name cannot be set when restarting all tasks"));
     }
     let runner = runner(call, id)?;
     match runner.restart(task, all).await {

@@ -6,23 +6,15 @@ use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::query::{numbered_before, page};
+use super::query::{numbered_before, opened, page};
 use super::{Call, reply};
 use crate::ids::is_uuid;
 use crate::server::deployments as server;
 use crate::state::{Alloc, Deployment, Health, State, Table};
 
-pub(crate) async fn list(call: Call) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
-    list_inner(&call).await.unwrap_or_else(|r| r)
-}
-
-async fn list_inner(call: &Call) -> Result<Response, Response> {
+pub(crate) async fn list(call: &Call) -> Result<Response, Response> {
     let q = &call.query;
-    q.wait(&call.core, |s| s.table(Table::Deployments)).await?;
-    let filter = q.filter()?;
+    let filter = opened(call, Table::Deployments).await?;
     let prefix = q.get("prefix");
     call.core.read(|s| {
         let all = s.deployment_order.iter().filter_map(|(_, id)| s.deployments.get(id));
@@ -124,15 +116,19 @@ fn pause(call: &Call, id: &str) -> Response {
 }
 
 fn promote(call: &Call, id: &str) -> Response {
-    let body = match call.json_or_empty() {
+    let body = match call.json() {
         Ok(b) => b,
         Err(r) => return r,
     };
-    let groups: Option<Vec<String>> = body
-        .get("Groups")
-        .and_then(Value::as_array)
-        .filter(|g| !g.is_empty())
-        .map(|g| g.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect());
+    match body.get("DeploymentID").and_then(Value::as_str).unwrap_or_default() {
+        "" => return reply::text(400, "DeploymentID must be specified"),
+        other if other != id => return reply::text(400, "Deployment ID does not match"),
+        _ => {}
+    }
+    // Neither all nor any named: nothing is promoted, and that is no error.
+    let groups: Option<Vec<String>> = (!crate::job::spec::flag(&body, "All")).then(|| {
+        body.get("Groups").and_then(Value::as_array).into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+    });
     call.core.write(|s| {
         let d = match active(s, id, "promote") {
             Ok(d) => d,
@@ -146,9 +142,6 @@ fn promote(call: &Call, id: &str) -> Response {
             })
             .map(|(n, g)| format!("Task group {n:?} has {}/{} healthy allocations", g.healthy, g.desired_canaries))
             .collect();
-        if d.groups.values().all(|g| g.desired_canaries == 0) {
-            return reply::text(500, "no canaries to promote");
-        }
         if !unhealthy.is_empty() {
             let body: String = unhealthy.iter().map(|u| format!("\n\t* {u}")).collect();
             let head = if unhealthy.len() == 1 {

@@ -62,7 +62,10 @@ pub(crate) async fn route(call: Call) -> Response {
             crate::heal(core);
             done()
         }
-        _ => reply::text(404, &format!("{} /dev/{} is no call of the dev cluster; these are:\n{CALLS}", call.method, path.join("/"))),
+        _ => reply::text(
+            404,
+            &format!("{} /dev/{} is no call of the dev cluster; these are:\n{CALLS}", call.method, path.join("/")),
+        ),
     }
 }
 

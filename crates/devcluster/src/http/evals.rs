@@ -4,22 +4,14 @@ use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::query::{numbered_before, page};
+use super::query::{numbered_before, opened, page};
 use super::{Call, reply};
 use crate::ids::is_uuid;
 use crate::state::{State, Table};
 
-pub(crate) async fn list(call: Call) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
-    list_inner(&call).await.unwrap_or_else(|r| r)
-}
-
-async fn list_inner(call: &Call) -> Result<Response, Response> {
+pub(crate) async fn list(call: &Call) -> Result<Response, Response> {
     let q = &call.query;
-    q.wait(&call.core, |s| s.table(Table::Evals)).await?;
-    let filter = q.filter()?;
+    let filter = opened(call, Table::Evals).await?;
     let (prefix, job, status) = (q.get("prefix"), q.get("job"), q.get("status"));
     call.core.read(|s| {
         let all = s.eval_order.iter().filter_map(|(_, id)| s.evals.get(id)).filter(|e| {

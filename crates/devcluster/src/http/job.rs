@@ -180,12 +180,25 @@ fn plan(call: &Call, key: &JobKey) -> Result<Response, Response> {
     })
 }
 
+/// The job that a body names has to be the path's.
+fn same_job(body: &Value, key: &JobKey, missing: &str, other: &str) -> Result<(), Response> {
+    match body.get("JobID").and_then(Value::as_str).unwrap_or_default() {
+        "" if !missing.is_empty() => Err(reply::text(400, missing)),
+        id if !id.is_empty() && id != key.1 => Err(reply::text(400, other)),
+        _ => Ok(()),
+    }
+}
+
 fn evaluate(call: &Call, key: &JobKey) -> Result<Response, Response> {
-    let body = call.json_or_empty()?;
+    let body = call.json()?;
+    same_job(&body, key, "Job ID must be specified", "JobID not same as job name")?;
     let force = body.get("EvalOptions").and_then(|o| o.get("ForceReschedule")).and_then(Value::as_bool) == Some(true);
-    let Some((id, index, job_index)) = call.core.write(|s| server::force_evaluate(s, key, force)) else {
-        return Err(reply::text(404, "job not found"));
-    };
+    let done = call.core.write(|s| match s.job(key) {
+        Some(j) if j.spec.periodic => Err(reply::text(500, "can't evaluate periodic job")),
+        Some(j) if j.spec.parameterized => Err(reply::text(500, "can't evaluate parameterized job")),
+        _ => server::force_evaluate(s, key, force).ok_or_else(|| reply::text(500, "job not found")),
+    });
+    let (id, index, job_index) = done?;
     Ok(reply::written(
         &json!({"EvalCreateIndex": index, "EvalID": id, "Index": index, "JobModifyIndex": job_index, "Warnings": ""}),
         index,
@@ -193,8 +206,12 @@ fn evaluate(call: &Call, key: &JobKey) -> Result<Response, Response> {
 }
 
 fn dispatch(call: &Call, key: &JobKey) -> Result<Response, Response> {
-    let body = call.json_or_empty()?;
+    let body = call.json()?;
+    same_job(&body, key, "", "Job ID does not match")?;
     let payload = crate::job::spec::text(&body, "Payload");
+    if let Some(at) = crate::base64::bad(&payload) {
+        return Err(reply::text(400, &format!("illegal base64 data at input byte {at}")));
+    }
     let meta = body.get("Meta").and_then(Value::as_object).cloned().unwrap_or_default();
     let prefix = crate::job::spec::text(&body, "IdPrefixTemplate");
     let token = call.query.get("idempotency_token");
@@ -212,9 +229,13 @@ fn dispatch(call: &Call, key: &JobKey) -> Result<Response, Response> {
 
 fn force(call: &Call, key: &JobKey) -> Result<Response, Response> {
     call.core.write(|s| {
-        let Some(job) = s.job(key) else { return Err(reply::text(404, "job not found")) };
+        let Some(job) = s.job(key) else { return Err(reply::text(500, "job not found")) };
         if !job.spec.periodic {
-            return Err(reply::text(500, &format!("can't force launch non-periodic job {:?}", key.1)));
+            return Err(reply::text(500, "can't force launch non-periodic job"));
+        }
+        if job.stop {
+            let why = format!("can't force run non-tracked job {:?} ({})", key.1, key.0);
+            return Err(reply::text(500, &format!("force launch for job {:?} failed: {why}", key.1)));
         }
         let r = periodic::launch(s, &job);
         Ok(reply::written(&json!({"EvalCreateIndex": r.eval_index, "EvalID": r.eval_id, "Index": r.index}), r.index))
@@ -223,19 +244,23 @@ fn force(call: &Call, key: &JobKey) -> Result<Response, Response> {
 
 fn scale(call: &Call, key: &JobKey) -> Result<Response, Response> {
     let body = call.json()?;
-    let target = body.get("Target").and_then(Value::as_object).cloned().unwrap_or_default();
-    let group = target.get("Group").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let Some(count) = body.get("Count").and_then(Value::as_i64) else {
-        return Err(reply::text(400, "bad request: scaling request requires either count, message, or error"));
-    };
-    if count < 0 {
-        return Err(reply::text(400, "scaling action count can't be negative"));
+    let target = |name: &str| body.get("Target").and_then(|t| t.get(name)).and_then(Value::as_str).unwrap_or_default();
+    if !target("Job").is_empty() && target("Job") != key.1 {
+        return Err(reply::text(400, "job ID in payload did not match URL"));
     }
-    match call.core.write(|s| server::scale(s, key, &group, count)) {
+    let wanted = server::Scaling {
+        group: target("Group").to_owned(),
+        count: body.get("Count").and_then(Value::as_i64),
+        message: crate::job::spec::text(&body, "Message"),
+        error: crate::job::spec::flag(&body, "Error"),
+        meta: body.get("Meta").cloned().unwrap_or(Value::Null),
+        job_modify_index: body.get("JobModifyIndex").and_then(Value::as_u64).unwrap_or(0),
+    };
+    match call.core.write(|s| server::scale(s, key, wanted)) {
         Ok(r) => Ok(reply::written(
             &json!({
                 "EvalCreateIndex": r.eval_index, "EvalID": r.eval_id, "Index": r.index, "JobModifyIndex": r.job_modify_index,
-                "KnownLeader": false, "LastContact": 0, "NextToken": "", "Warnings": "",
+                "KnownLeader": true, "LastContact": 0, "NextToken": "", "Warnings": "",
             }),
             r.index,
         )),
@@ -257,7 +282,7 @@ async fn scale_status(call: &Call, key: &JobKey) -> Result<Response, Response> {
                 let running = mine.iter().filter(|a| a.client == crate::state::ClientStatus::Running).count();
                 let health = |want| mine.iter().filter(|a| a.health.as_ref().and_then(|h| h.healthy) == Some(want)).count();
                 let row = json!({
-                    "Desired": g.count, "Events": null, "Healthy": health(true), "Placed": mine.len(), "Running": running,
+                    "Desired": g.count, "Events": s.scaling_of(key, &g.name), "Healthy": health(true), "Placed": mine.len(), "Running": running,
                     "Unhealthy": health(false),
                 });
                 (g.name.clone(), row)
@@ -275,10 +300,11 @@ async fn scale_status(call: &Call, key: &JobKey) -> Result<Response, Response> {
 
 fn revert(call: &Call, key: &JobKey) -> Result<Response, Response> {
     let body = call.json()?;
+    same_job(&body, key, "JobID must be specified", "Job ID does not match")?;
     let version = body.get("JobVersion").and_then(Value::as_u64).unwrap_or(0);
     let enforce = body.get("EnforcePriorVersion").and_then(Value::as_u64);
     call.core.write(|s| {
-        let Some(j) = s.job(key) else { return Err(reply::text(404, &format!("job {:?} not found", key.1))) };
+        let Some(j) = s.job(key) else { return Err(reply::text(500, &format!("job {:?} not found", key.1))) };
         if j.version == version {
             return Err(reply::text(500, "can't revert to current version"));
         }
@@ -286,7 +312,7 @@ fn revert(call: &Call, key: &JobKey) -> Result<Response, Response> {
             return Err(reply::text(500, &format!("Current job has version {}; enforcing version {prior}", j.version)));
         }
         match server::revert(s, key, version, "job-register") {
-            None => Err(reply::text(404, &format!("job {:?} in namespace {:?} at version {version} not found", key.1, key.0))),
+            None => Err(no_version(key, version)),
             Some(r) => Ok(reply::written(
                 &json!({
                     "EvalCreateIndex": r.eval_index, "EvalID": r.eval_id, "Index": r.index, "JobModifyIndex": r.job_modify_index,
@@ -298,11 +324,19 @@ fn revert(call: &Call, key: &JobKey) -> Result<Response, Response> {
     })
 }
 
+fn no_version(key: &JobKey, version: u64) -> Response {
+    reply::text(500, &format!("job {:?} in namespace {:?} at version {version} not found", key.1, key.0))
+}
+
 fn stable(call: &Call, key: &JobKey) -> Result<Response, Response> {
     let body = call.json()?;
+    same_job(&body, key, "JobID must be specified", "Job ID does not match")?;
     let version = body.get("JobVersion").and_then(Value::as_u64).unwrap_or(0);
     let stable = body.get("Stable").and_then(Value::as_bool).unwrap_or(false);
     call.core.write(|s| {
+        if s.jobs.get(key).is_none_or(|e| e.versions.iter().all(|v| v.version != version)) {
+            return Err(no_version(key, version));
+        }
         let index = s.begin("JobStability");
         s.mark_stable(key, version, stable);
         s.commit();

@@ -58,7 +58,7 @@ impl Call {
 
     pub(crate) fn json(&self) -> Result<serde_json::Value, Response> {
         if self.body.is_empty() {
-            return Err(reply::text(400, "EOF"));
+            return Err(reply::text(400, "Request body is empty"));
         }
         serde_json::from_slice(&self.body).map_err(|e| reply::text(400, &reply::go_json_error(&self.body, &e)))
     }
@@ -122,26 +122,27 @@ async fn route(call: Call) -> Response {
             let rest: Vec<String> = rest.iter().map(|s| (*s).to_owned()).collect();
             job::route(call, &rest).await
         }
-        ["allocations"] => allocs::list(call).await,
+        ["allocations"] => allocs::list(&call).await.unwrap_or_else(|r| r),
         ["allocation", id] => allocs::get(call, id).await,
         ["allocation", id, "stop"] => allocs::stop(&call, id),
         ["allocation", _, "services" | "checks"] => reply::read(&serde_json::json!([]), 1),
         ["client", "allocation", id, action] => allocs::client(call, id, action).await,
         ["client", "fs", action, id] => fs::route(call, action, id).await,
+        ["client", "metadata"] => nodes::metadata(&call),
         ["client", "stats"] => agent::client_stats(&call),
         ["client", "gc"] => reply::written(&serde_json::json!({}), 0),
-        ["nodes"] => nodes::list(call).await,
+        ["nodes"] => nodes::list(&call).await.unwrap_or_else(|r| r),
         ["node", "pools"] | ["node", "pool", ..] => nodes::pools(&call, &path[1..]),
         ["node", id] => nodes::get(call, id).await,
         ["node", id, "allocations"] => nodes::allocations(call, id).await,
         ["node", id, "drain"] => nodes::drain(&call, id),
         ["node", id, "eligibility"] => nodes::eligibility(&call, id),
         ["node", id, "evaluate"] => nodes::evaluate(&call, id),
-        ["evaluations"] => evals::list(call).await,
+        ["evaluations"] => evals::list(&call).await.unwrap_or_else(|r| r),
         ["evaluations", "count"] => evals::count(&call),
         ["evaluation", id] => evals::get(call, id).await,
         ["evaluation", id, "allocations"] => evals::allocations(call, id).await,
-        ["deployments"] => deployments::list(call).await,
+        ["deployments"] => deployments::list(&call).await.unwrap_or_else(|r| r),
         ["deployment", rest @ ..] => deployments::route(call, rest).await,
         ["event", "stream"] => stream::open(&call),
         ["status", what @ ("leader" | "peers")] => agent::status(&call, what),

@@ -6,23 +6,15 @@ use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::query::page;
+use super::query::{opened, page};
 use super::{Call, reply};
 use crate::ids::is_uuid;
 use crate::server::{self, drain};
 use crate::state::{Node, State, Table};
 
-pub(crate) async fn list(call: Call) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
-    list_inner(&call).await.unwrap_or_else(|r| r)
-}
-
-async fn list_inner(call: &Call) -> Result<Response, Response> {
+pub(crate) async fn list(call: &Call) -> Result<Response, Response> {
     let q = &call.query;
-    q.wait(&call.core, |s| s.table(Table::Nodes)).await?;
-    let filter = q.filter()?;
+    let filter = opened(call, Table::Nodes).await?;
     let prefix = q.get("prefix");
     if !prefix.is_empty() {
         super::allocs::check_prefix(prefix)?;
@@ -150,6 +142,22 @@ pub(crate) fn evaluate(call: &Call, id: &str) -> Response {
         drain::Drained { index, eval_ids, eval_index: index }
     });
     changed(&d, 0)
+}
+
+/// `nomad node meta read`: what the node was started with; nothing changes it here.
+pub(crate) fn metadata(call: &Call) -> Response {
+    if call.method != Method::GET {
+        return reply::text(400, "the dev cluster's node metadata is that of its configuration");
+    }
+    let wanted = call.query.get("node_id");
+    let found = call.core.read(|s| match wanted {
+        "" => s.nodes.values().next().cloned().ok_or_else(reply::not_found),
+        id => find(s, id),
+    });
+    match found {
+        Ok(n) => reply::plain_json(&json!({"Dynamic": {}, "Meta": n.config.meta, "Static": n.config.meta})),
+        Err(r) => r,
+    }
 }
 
 pub(crate) fn pools(call: &Call, path: &[&str]) -> Response {

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Method;
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
 
-use super::reply;
+use super::{Call, reply};
 use crate::core::Core;
 use crate::duration;
 use crate::filter::Filter;
-use crate::state::State;
+use crate::state::{State, Table};
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
 const MAX_WAIT: Duration = Duration::from_secs(600);
@@ -107,6 +108,15 @@ impl Query {
     }
 }
 
+/// What every list begins with: a GET, the wait for news, the filter.
+pub(crate) async fn opened(call: &Call, table: Table) -> Result<Option<Filter>, Response> {
+    if call.method != Method::GET {
+        return Err(reply::wrong_method());
+    }
+    call.query.wait(&call.core, |s| s.table(table)).await?;
+    call.query.filter()
+}
+
 /// One page of a list, and the token of the next.
 pub(crate) struct Page<T> {
     pub items: Vec<T>,
@@ -123,9 +133,11 @@ pub(crate) fn page<T>(
 ) -> Result<Page<T>, Response> {
     let per_page = match query.get("per_page") {
         "" => 0,
-        text => text
-            .parse::<usize>()
-            .map_err(|_| reply::text(400, &format!("Failed to parse value of \"per_page\" ({text}) as a int32")))?,
+        // A negative number is no limit either.
+        text => match text.parse::<i32>() {
+            Ok(n) => usize::try_from(n).unwrap_or(0),
+            Err(_) => return Err(reply::text(400, "Expect a number for `per_page` query string parameter")),
+        },
     };
     let token = query.get("next_token");
     let mut out = Vec::new();

@@ -10,7 +10,8 @@ use crate::state::{GroupUpdates, State};
 
 /// The answer of `/v1/job/:id/plan`; changes nothing that lasts.
 pub(crate) fn dry_run(s: &mut State, value: Value, old: Option<&Arc<Job>>, with_diff: bool) -> Value {
-    let spec = JobSpec::read(&value);
+    // A parent is planned as its child would be.
+    let spec = JobSpec { periodic: false, parameterized: false, ..JobSpec::read(&value) };
     let key = (spec.namespace.clone(), spec.id.clone());
     let unchanged = old.is_some_and(|o| !o.stop && jobs(Some(&o.value), &value, &Map::new())["Type"] == "None");
     let next = s.index + 1;
@@ -33,8 +34,12 @@ pub(crate) fn dry_run(s: &mut State, value: Value, old: Option<&Arc<Job>>, with_
     let plan = scheduler::make_plan(s, Some(&job), &key, &eval);
     let updates: Map<String, Value> = plan.updates.iter().map(|(k, v)| (k.clone(), v.to_json())).collect();
     let failures: Map<String, Value> = plan.failures.iter().map(|(k, v)| (k.clone(), v.to_json())).collect();
-    let previous = old.filter(|o| !o.stop).map(|o| o.value.as_ref());
-    let diff = if with_diff { jobs(previous, &value, &annotations(&plan.updates)) } else { Value::Null };
+    let previous = old.map(|o| {
+        let mut before = Value::clone(&o.value);
+        before["Stop"] = json!(o.stop);
+        before
+    });
+    let diff = if with_diff { jobs(previous.as_ref(), &value, &annotations(&plan.updates)) } else { Value::Null };
     let launch = crate::server::periodic::next(&value, s.now()).and_then(crate::clock::rfc3339);
     json!({
         "Annotations": {"DesiredTGUpdates": updates, "PreemptedAllocs": null}, "CreatedEvals": null, "Diff": diff,

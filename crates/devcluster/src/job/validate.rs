@@ -20,6 +20,13 @@ impl Errors {
         }
     }
 
+    /// A list within the list, without a word before it.
+    fn inline(&mut self, inner: Self) {
+        if !inner.0.is_empty() {
+            self.0.push(inner.print());
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -57,7 +64,7 @@ pub(crate) fn job(job: &Value, raw: &Value, namespaces: &[String], pools: &[Stri
     }
     let priority = int(job, "Priority").unwrap_or(50);
     if !(1..=100).contains(&priority) {
-        e.push("Job priority must be between [1, 100]");
+        e.push("job priority must be between [1, 100]");
     }
     for dc in items(raw, "Datacenters") {
         if dc.as_str() == Some("") {
@@ -91,7 +98,15 @@ pub(crate) fn job(job: &Value, raw: &Value, namespaces: &[String], pools: &[Stri
             ));
         }
         names.push(name.clone());
-        e.nest(&format!("Task group {name} validation failed"), group(g, &kind));
+        let written = |v: &Value| v.get("Update").is_some_and(Value::is_object);
+        let updates = written(raw) || items(raw, "TaskGroups").nth(i).is_some_and(written);
+        e.nest(&format!("Task group {name} validation failed"), group(g, &kind, updates));
+    }
+    if let Some(p) = job.get("Periodic").filter(|p| p.is_object()) {
+        e.inline(periodic(p));
+    }
+    if let Some(p) = job.get("ParameterizedJob").filter(|p| p.is_object()) {
+        e.inline(parameterized(p));
     }
     if job.get("Periodic").is_some_and(Value::is_object) && !matches!(kind.as_str(), "batch" | "sysbatch") {
         e.push("Periodic can only be used with \"batch\" or \"sysbatch\" scheduler");
@@ -102,7 +117,53 @@ pub(crate) fn job(job: &Value, raw: &Value, namespaces: &[String], pools: &[Stri
     e
 }
 
-fn group(g: &Value, kind: &str) -> Errors {
+fn periodic(p: &Value) -> Errors {
+    let mut e = Errors::default();
+    if p.get("Enabled") == Some(&Value::Bool(false)) {
+        return e;
+    }
+    let (spec, specs): (String, Vec<&str>) = (text(p, "Spec"), items(p, "Specs").filter_map(Value::as_str).collect());
+    if !spec.is_empty() && !specs.is_empty() {
+        e.push("Only cron or crons may be used");
+    }
+    if spec.is_empty() && specs.is_empty() {
+        e.push("Must specify a spec");
+    }
+    let zone = text(p, "TimeZone");
+    // A machine without a time zone database knows none of them.
+    let unknown = || !jiff::tz::db().is_definitively_empty() && jiff::tz::TimeZone::get(&zone).is_err();
+    if !matches!(zone.as_str(), "" | "UTC" | "Local") && unknown() {
+        e.push(format!("Invalid time zone {zone:?}: unknown time zone {zone}"));
+    }
+    match text(p, "SpecType").as_str() {
+        "cron" => {
+            for line in std::iter::once(spec.as_str()).filter(|s| !s.is_empty()).chain(specs) {
+                if let Some(why) = crate::server::periodic::wrong(line) {
+                    e.push(format!("Invalid cron spec {line:?}: {why}"));
+                }
+            }
+        }
+        other => e.push(format!("Unknown periodic specification type {other:?}")),
+    }
+    e
+}
+
+fn parameterized(p: &Value) -> Errors {
+    let mut e = Errors::default();
+    let payload = text(p, "Payload");
+    if !matches!(payload.as_str(), "optional" | "required" | "forbidden") {
+        e.push(format!("Unknown payload requirement: {payload:?}"));
+    }
+    let both: Vec<&str> =
+        items(p, "MetaRequired").filter(|m| items(p, "MetaOptional").any(|o| o == *m)).filter_map(Value::as_str).collect();
+    if !both.is_empty() {
+        let both = both.join(" ");
+        e.push(format!("Required and optional meta keys should be disjoint. Following keys exist in both: [{both}]"));
+    }
+    e
+}
+
+fn group(g: &Value, kind: &str, updates: bool) -> Errors {
     let mut e = Errors::default();
     if int(g, "Count").unwrap_or(1) < 0 {
         e.push("Task group count can't be negative");
@@ -118,8 +179,11 @@ fn group(g: &Value, kind: &str) -> Errors {
         }
     }
     let update = g.get("Update").filter(|u| u.is_object());
+    if updates && !matches!(kind, "service" | "system") {
+        e.push(format!("Job type {kind:?} does not allow update block"));
+    }
     if let Some(u) = update {
-        e.nest("Update strategy validation failed", update_rules(u));
+        e.0.extend(update_rules(u).0);
     }
     let progress_deadline = update.and_then(|u| int(u, "ProgressDeadline")).unwrap_or(0);
     let leaders = tasks.iter().filter(|t| t.get("Leader") == Some(&Value::Bool(true))).count();
@@ -152,6 +216,9 @@ fn update_rules(u: &Value) -> Errors {
     }
     if ns("Canary") < 0 {
         e.push(format!("Canary count can not be less than zero: {} < 0", ns("Canary")));
+    }
+    if ns("Canary") == 0 && u.get("AutoPromote") == Some(&Value::Bool(true)) {
+        e.push("Auto Promote requires a Canary count greater than zero");
     }
     if ns("MinHealthyTime") < 0 {
         e.push(format!("Minimum healthy time may not be less than zero: {}", duration::go(ns("MinHealthyTime"))));

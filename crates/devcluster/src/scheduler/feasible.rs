@@ -21,7 +21,13 @@ pub(crate) struct Placer<'a> {
     feasible: Vec<&'a Arc<Node>>,
     taken: HashMap<String, Usage>,
     same_job: HashMap<String, usize>,
+    /// At most one allocation of the job on a node.
+    distinct: bool,
     need: (i64, i64),
+    /// By task: MHz and MiB.
+    asked: BTreeMap<String, (i64, i64)>,
+    /// The failure is that of the first allocation without a place.
+    told: bool,
     start: usize,
     pub failure: PlacementFailure,
 }
@@ -40,11 +46,14 @@ impl<'a> Placer<'a> {
             if job.node_pool != "all" && node.config.node_pool != job.node_pool {
                 continue;
             }
-            failure.in_pool += 1;
             if !in_datacenter(&job.datacenters, &node.config.datacenter) {
                 continue;
             }
-            *failure.available.entry(node.config.datacenter.clone()).or_default() += 1;
+            failure.in_pool += 1;
+            match failure.available.get_mut(&node.config.datacenter) {
+                Some(n) => *n += 1,
+                None => drop(failure.available.insert(node.config.datacenter.clone(), 1)),
+            }
             failure.evaluated += 1;
             match refusal(node, job, group) {
                 None => feasible.push(node),
@@ -55,7 +64,11 @@ impl<'a> Placer<'a> {
             }
         }
         let start = if feasible.is_empty() { 0 } else { (state.index as usize).wrapping_mul(7) % feasible.len() };
-        Self { state, feasible, taken, same_job, need: (group.cpu, group.memory_mb), start, failure }
+        let distinct =
+            job.constraints.iter().chain(&group.constraints).any(|c| c.operand == "distinct_hosts" && c.right != "false");
+        let need = (group.cpu, group.memory_mb);
+        let asked = group.tasks.iter().map(|t| (t.name.clone(), (t.cpu, t.memory_mb))).collect();
+        Self { state, feasible, taken, same_job, distinct, need, asked, told: false, start, failure }
     }
 
     pub(crate) fn nodes_in_dc(&self) -> usize {
@@ -97,13 +110,17 @@ impl<'a> Placer<'a> {
         let n = self.feasible.len();
         let sample = if n <= 128 { n } else { SAMPLE };
         let mut best: Option<(Rank, &'a Arc<Node>)> = None;
-        let (mut seen, mut exhausted) = (0, 0);
+        let (mut seen, mut occupied) = (0, 0);
+        let mut exhausted: BTreeMap<&str, usize> = BTreeMap::new();
         for i in 0..n {
             let at = (self.start + i) % n;
             let node = self.feasible[at];
+            if self.distinct && self.same_job.get(&node.id).is_some_and(|n| *n > 0) {
+                occupied += 1;
+                continue;
+            }
             if let Some(dimension) = self.fits(node) {
-                exhausted += 1;
-                *self.failure.dimension_exhausted.entry(dimension.into()).or_default() += 1;
+                *exhausted.entry(dimension).or_default() += 1;
                 continue;
             }
             let key = (node.id == avoid, self.same_job.get(&node.id).copied().unwrap_or(0), self.usage(&node.id).allocs, i);
@@ -123,7 +140,20 @@ impl<'a> Placer<'a> {
                 }
                 self.take(node);
             }
-            None => self.failure.exhausted = exhausted,
+            None => {
+                for dimension in exhausted.keys() {
+                    self.failure.lacks(dimension, &self.asked);
+                }
+                // The first that finds no place is told of, the others are counted.
+                if !std::mem::replace(&mut self.told, true) {
+                    self.failure.exhausted = exhausted.values().sum();
+                    self.failure.dimension_exhausted.extend(exhausted.into_iter().map(|(d, n)| (d.to_owned(), n)));
+                    if occupied > 0 {
+                        self.failure.filtered += occupied;
+                        self.failure.constraint_filtered.insert("distinct_hosts".into(), occupied);
+                    }
+                }
+            }
         }
         node
     }

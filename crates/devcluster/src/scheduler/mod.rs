@@ -67,16 +67,17 @@ fn process(s: &mut State, id: &str) {
     s.begin("EvaluationUpdated");
     let stopped = job.as_ref().is_none_or(|j| j.stop);
     if done.failures.is_empty() || stopped {
-        cancel_blocked(s, &eval, "");
+        cancel_blocked(s, &eval, "", &format!("evaluation {:?} successful", eval.id));
     } else if let Some(job) = &job {
         let mut blocked = s.new_eval(job, "queued-allocs");
         blocked.status = EvalStatus::Blocked;
         blocked.status_description = "created to place remaining allocations".into();
         blocked.previous = eval.id.clone();
-        blocked.deployment_id = done.deployment_id.clone();
+        blocked.failures = done.failures.clone();
+        blocked.snapshot_index = snapshot;
         blocked.job_modify_index = job.job_modify_index;
         done.blocked = blocked.id.clone();
-        cancel_blocked(s, &eval, &blocked.id.clone());
+        cancel_blocked(s, &eval, &blocked.id.clone(), "canceled after more recent eval was processed");
         s.put_eval(blocked);
     }
     done.status = EvalStatus::Complete;
@@ -85,7 +86,7 @@ fn process(s: &mut State, id: &str) {
 }
 
 /// One blocked evaluation a job is enough.
-fn cancel_blocked(s: &mut State, eval: &Eval, keep: &str) {
+fn cancel_blocked(s: &mut State, eval: &Eval, keep: &str, why: &str) {
     let old: Vec<Arc<Eval>> = s
         .blocked
         .iter()
@@ -97,7 +98,7 @@ fn cancel_blocked(s: &mut State, eval: &Eval, keep: &str) {
     for e in old {
         let mut e = Eval::clone(&e);
         e.status = EvalStatus::Cancelled;
-        e.status_description = "canceled after more recent eval was processed".into();
+        e.status_description = why.into();
         s.put_eval(e);
     }
 }

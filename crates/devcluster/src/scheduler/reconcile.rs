@@ -78,6 +78,9 @@ pub(super) fn plan(s: &mut State, job: Option<&Arc<Job>>, key: &JobKey, eval: &E
             changed = true;
         }
     }
+    if let Some(d) = deployment.as_mut().filter(|d| d.create_index == 0) {
+        d.description = d.running_description().into();
+    }
     if changed || plan.places.iter().any(|p| p.in_deployment) || deployment.as_ref().is_some_and(|d| d.create_index == 0) {
         plan.deployment = deployment;
     }
@@ -109,7 +112,8 @@ fn plan_group(
     let mut kept = sorted.kept;
 
     // One allocation a slot; a canary may stand beside the one it tries to replace.
-    kept.sort_by_key(|a| (a.slot, is_canary(a), a.create_index));
+    // A promoted canary is no canary any more and takes the slot from the version before.
+    kept.sort_by_key(|a| (a.slot, is_canary(a), !was_promoted(deployment.as_ref(), a), a.create_index));
     let mut seen = BTreeSet::new();
     let promoted =
         deployment.as_ref().and_then(|d| d.groups.get(&group.name)).is_none_or(|g| g.promoted || g.desired_canaries == 0);
@@ -121,7 +125,8 @@ fn plan_group(
     };
     for a in kept {
         let canary = is_canary(&a) && same_version(&a, job);
-        if is_canary(&a) && !same_version(&a, job) && a.health.as_ref().is_some_and(|h| h.canary) && !canary_promoted(s, &a) {
+        let failed = deployment.as_ref().is_some_and(|d| d.status == DeploymentStatus::Failed && d.id == a.deployment_id);
+        if is_canary(&a) && (failed || !same_version(&a, job)) && !canary_promoted(s, &a) {
             updates.stop += 1;
             stop(s, &mut plan.stops, a, NOT_NEEDED);
             continue;
@@ -266,6 +271,10 @@ fn plan_group(
 
 fn is_canary(a: &Alloc) -> bool {
     a.health.as_ref().is_some_and(|h| h.canary)
+}
+
+fn was_promoted(d: Option<&Deployment>, a: &Alloc) -> bool {
+    !is_canary(a) && d.and_then(|d| d.groups.get(&a.spec().name)).is_some_and(|g| g.placed_canaries.contains(&a.id))
 }
 
 fn canary_promoted(s: &State, a: &Alloc) -> bool {
@@ -488,13 +497,13 @@ fn place(
     let mut spared: HashSet<String> = HashSet::new();
     let mut missing = 0;
     for w in wants {
+        let fresh = w.previous.as_ref().is_none_or(|p| p.desired == Desired::Run && !updating.contains(&p.id));
+        if !w.canary && fresh {
+            updates.place += 1;
+        }
         // A sticky or migrating disk would pin the place; without one only a lost or drained node is avoided.
         match placer.choose(&w.avoid) {
             Some(node) => {
-                let fresh = w.previous.as_ref().is_none_or(|p| p.desired == Desired::Run && !updating.contains(&p.id));
-                if !w.canary && fresh {
-                    updates.place += 1;
-                }
                 plan.places.push(Place {
                     group: index,
                     slot: w.slot,

@@ -57,6 +57,11 @@ pub(super) fn plan(s: &State, job: &Arc<Job>) -> Plan {
                 JobKind::SysBatch => a.client.is_terminal() && !current(a),
                 _ => a.client == ClientStatus::Complete || a.client == ClientStatus::Lost,
             };
+            // What is stopped in this look is replaced in the next, whenever that comes.
+            let leaving = |a: &&Arc<Alloc>| a.transition.migrate == Some(true) && !a.client.is_terminal();
+            if have.get(&node.id).is_some_and(|list| list.iter().any(|a| leaving(&a))) {
+                continue;
+            }
             let live: Vec<&Arc<Alloc>> = old.into_iter().filter(|a| !ended(a)).collect();
             let mut previous = None;
             if let Some(a) = live.first() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::jobs;
 use crate::job::JobKey;
-use crate::state::{Alloc, Deployment, DeploymentStatus, EvalStatus, State, Timer};
+use crate::state::{Alloc, Deployment, DeploymentStatus, Desired, EvalStatus, State, Timer};
 
 /// Counts a health that a client reported, inside the running transaction.
 pub(crate) fn count_health(s: &mut State, a: &Alloc, was: Option<bool>, healthy: bool, at: i64) {
@@ -159,11 +159,24 @@ pub(crate) fn promote(s: &mut State, id: &str, groups: Option<&[String]>) -> Opt
     let d = s.deployments.get(id)?.clone();
     let index = s.begin("DeploymentPromotion");
     let mut d = Deployment::clone(&d);
-    for (name, g) in &mut d.groups {
-        if groups.is_none_or(|list| list.contains(name)) {
-            g.promoted = true;
+    let now = s.now();
+    for (_, g) in d.groups.iter_mut().filter(|(name, _)| groups.is_none_or(|list| list.contains(name))) {
+        g.promoted = true;
+        if g.progress_deadline > 0 && g.require_progress_by > 0 {
+            g.require_progress_by = now.saturating_add(g.progress_deadline);
+            let due = s.clock.instant_of(g.require_progress_by);
+            s.timers.insert((due, Timer::Progress(id.to_owned())));
+        }
+        for canary in &g.placed_canaries {
+            let Some(mut a) = s.allocs.get(canary).map(|a| Alloc::clone(a)) else { continue };
+            let healthy = a.health.as_ref().is_some_and(|h| h.healthy == Some(true));
+            if let Some(h) = a.health.as_mut().filter(|_| healthy && a.desired == Desired::Run) {
+                h.canary = false;
+                s.put_alloc(a);
+            }
         }
     }
+    d.description = d.running_description().into();
     s.put_deployment(d.clone());
     let (eval, eval_index) = evaluate(s, &d);
     s.commit();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::job::{Job, JobKey, JobSpec, canonical};
+use crate::job::{Job, JobKey, JobKind, JobSpec, canonical};
 use crate::state::{Alloc, Desired, State};
 
 pub(crate) struct Registered {
@@ -17,14 +17,15 @@ pub(crate) struct Registered {
 /// Stores a job in the server's form and has it looked at; `trigger` says why.
 pub(crate) fn register(s: &mut State, value: Value, trigger: &'static str) -> Registered {
     let index = s.begin("JobRegistered");
-    let job = store(s, value, index);
+    let job = store(s, value, index, false);
     let (eval_id, eval_index) = evaluate(s, &job, trigger);
     s.commit();
     super::periodic::schedule(s, &job);
     Registered { eval_id, eval_index, job_modify_index: job.job_modify_index, index }
 }
 
-fn store(s: &mut State, mut value: Value, index: u64) -> Arc<Job> {
+/// `anew` makes a new version of a specification that did not change.
+fn store(s: &mut State, mut value: Value, index: u64, anew: bool) -> Arc<Job> {
     let now = s.now();
     let spec = JobSpec::read(&value);
     let key: JobKey = (spec.namespace.clone(), spec.id.clone());
@@ -34,7 +35,7 @@ fn store(s: &mut State, mut value: Value, index: u64) -> Arc<Job> {
         m.insert("Stop".into(), json!(false));
     }
     let submitted = scrub(&value);
-    let unchanged = old.as_ref().is_some_and(|o| !o.stop && scrub(&o.value) == submitted);
+    let unchanged = !anew && old.as_ref().is_some_and(|o| !o.stop && scrub(&o.value) == submitted);
     if unchanged && let Some(old) = old {
         // The same again: a new evaluation, no new version.
         let mut job = Job::clone(&old);
@@ -53,11 +54,8 @@ fn store(s: &mut State, mut value: Value, index: u64) -> Arc<Job> {
         job_modify_index: index,
         submit_time: now,
     };
-    let status = if job.spec.periodic || job.spec.parameterized || job.spec.kind == crate::job::JobKind::System {
-        "running"
-    } else {
-        "pending"
-    };
+    let status =
+        if job.spec.periodic || job.spec.parameterized || job.spec.kind == JobKind::System { "running" } else { "pending" };
     s.put_job(Job { status, ..job }, true)
 }
 
@@ -165,8 +163,9 @@ pub(crate) fn dispatch(
     let rules = parent.value.get("ParameterizedJob").cloned().unwrap_or_default();
     check(&rules, payload, meta)?;
     if !token.is_empty()
+        // One that has ended stands for its token until it is collected.
         && let Some(child) = s.jobs.values().map(|e| &e.current).find(|j| {
-            j.spec.parent_id == key.1 && j.spec.namespace == key.0 && j.spec.dispatch_token == token && j.status != "dead"
+            j.spec.parent_id == key.1 && j.spec.namespace == key.0 && j.spec.dispatch_token == token
         })
     {
         return Ok(Dispatched {
@@ -239,21 +238,71 @@ pub(crate) fn revert(s: &mut State, key: &JobKey, version: u64, trigger: &'stati
     Some(register(s, Value::clone(&old.value), trigger))
 }
 
-/// Changes one group's count.
-pub(crate) fn scale(s: &mut State, key: &JobKey, group: &str, count: i64) -> Result<Registered, Refused> {
-    let job = s.job(key).ok_or_else(|| Refused(404, "job not found".into()))?;
-    let mut value = Value::clone(&job.value);
-    let found = value
-        .get_mut("TaskGroups")
-        .and_then(Value::as_array_mut)
-        .and_then(|gs| gs.iter_mut().find(|g| g.get("Name").and_then(Value::as_str) == Some(group)))
-        .and_then(Value::as_object_mut);
-    let Some(g) = found else {
-        return Err(Refused(400, format!("task group {group:?} specified for scaling does not exist in job")));
+/// A wish to change a group's count, or only a message about it.
+pub(crate) struct Scaling {
+    pub group: String,
+    pub count: Option<i64>,
+    pub message: String,
+    pub error: bool,
+    pub meta: Value,
+    pub job_modify_index: u64,
+}
+
+/// Changes one group's count, as a new version even when the count stays; remembers what was wished.
+pub(crate) fn scale(s: &mut State, key: &JobKey, wanted: Scaling) -> Result<Registered, Refused> {
+    let refused = |text: &str| Refused(400, text.to_owned());
+    if wanted.group.is_empty() {
+        return Err(refused("missing task group name for scaling action"));
+    }
+    if wanted.count.is_some_and(|n| n < 0) {
+        return Err(refused("scaling action count can't be negative"));
+    }
+    if wanted.count.is_some() && wanted.error {
+        return Err(refused("scaling action should not contain count if error is true"));
+    }
+    let job = s.job(key).ok_or_else(|| Refused(404, format!("job {:?} not found", key.1)))?;
+    if job.spec.kind == JobKind::System && wanted.count.is_some_and(|n| n > 1) {
+        return Err(refused("jobs of type \"system\" can only be scaled between 0 and 1"));
+    }
+    let Some(at) = job.spec.group_index(&wanted.group) else {
+        return Err(Refused(400, format!("task group {:?} specified for scaling does not exist in job", wanted.group)));
     };
-    g.insert("Count".into(), json!(count));
-    canonical::server(&mut value);
-    Ok(register(s, value, "job-scaling"))
+    let previous = job.spec.groups[at].count;
+    let mut done = Registered { eval_id: String::new(), eval_index: 0, job_modify_index: job.modify_index, index: 0 };
+    if let Some(count) = wanted.count {
+        let policy = job.value["TaskGroups"][at].get("Scaling").filter(|p| p.is_object());
+        let bound = |name: &str| policy.and_then(|p| p.get(name)).and_then(Value::as_i64);
+        if let Some(min) = bound("Min").filter(|min| count < *min) {
+            return Err(Refused(400, format!("group count was less than scaling policy minimum: {count} < {min}")));
+        }
+        if let Some(max) = bound("Max").filter(|max| count > *max) {
+            return Err(Refused(400, format!("group count was greater than scaling policy maximum: {count} > {max}")));
+        }
+        if s.latest_deployment(key).is_some_and(|d| d.status.is_active() && d.job_create_index == job.create_index) {
+            return Err(refused("job scaling blocked due to active deployment"));
+        }
+        if wanted.job_modify_index > 0 && wanted.job_modify_index != job.job_modify_index {
+            let why = format!("job exists with conflicting job modify index: {}", job.job_modify_index);
+            return Err(Refused(500, format!("Enforcing job modify index {}: {why}", wanted.job_modify_index)));
+        }
+        let mut value = Value::clone(&job.value);
+        value["TaskGroups"][at]["Count"] = json!(count);
+        canonical::server(&mut value);
+        let index = s.begin("JobRegistered");
+        let job = store(s, value, index, true);
+        let (eval_id, eval_index) = evaluate(s, &job, "job-scaling");
+        s.commit();
+        done = Registered { eval_id, eval_index, job_modify_index: job.job_modify_index, index };
+    }
+    done.index = s.begin("ScalingEventRegistered");
+    let eval = if done.eval_id.is_empty() { Value::Null } else { json!(done.eval_id) };
+    let event = json!({
+        "Count": wanted.count, "CreateIndex": done.index, "Error": wanted.error, "EvalID": eval, "Message": wanted.message,
+        "Meta": wanted.meta, "PreviousCount": previous, "Time": s.now(),
+    });
+    s.note_scaling(key, &wanted.group, event);
+    s.commit();
+    Ok(done)
 }
 
 /// A new look at a job, for `evaluate` calls.

@@ -87,6 +87,26 @@ fn next_of(line: &str, after: i64) -> Option<i64> {
     None
 }
 
+/// What is wrong with a line, in the words of Nomad's parser where it has them.
+pub(crate) fn wrong(line: &str) -> Option<String> {
+    if line.trim().starts_with('@') {
+        return next_of(line, 0).is_none().then(|| format!("missing field(s): {line}"));
+    }
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    if fields.len() < 5 {
+        return Some("missing field(s)".into());
+    }
+    let names = ["minute", "hour", "day-of-month", "month", "day-of-week"];
+    let known = |c: char| c.is_ascii_alphanumeric() || "*/,-?LW#".contains(c);
+    let at = if fields.len() > 5 { 1 } else { 0 };
+    fields
+        .iter()
+        .skip(at)
+        .zip(names)
+        .find(|(f, _)| !f.chars().all(known))
+        .map(|(f, name)| format!("syntax error in {name} field: '{f}'"))
+}
+
 fn hit(field: &str, value: i64) -> bool {
     field.split(',').any(|part| {
         let (range, step) = match part.split_once('/') {

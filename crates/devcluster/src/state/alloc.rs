@@ -293,7 +293,7 @@ impl Alloc {
     }
 }
 
-fn resources(cpu: i64, memory: i64, disk: i64, memory_max: i64) -> Value {
+pub(crate) fn resources(cpu: i64, memory: i64, disk: i64, memory_max: i64) -> Value {
     json!({
         "CPU": cpu, "Cores": 0, "Devices": null, "DiskMB": disk, "IOPS": 0, "MemoryMB": memory, "MemoryMaxMB": memory_max,
         "NUMA": null, "Networks": null, "SecretsMB": 0,

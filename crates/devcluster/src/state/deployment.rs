@@ -71,6 +71,15 @@ impl Deployment {
         self.status.is_active() && self.groups.values().any(|g| g.desired_canaries > 0 && !g.promoted)
     }
 
+    pub(crate) fn running_description(&self) -> &'static str {
+        let waiting = || self.groups.values().filter(|g| g.desired_canaries > 0 && !g.promoted);
+        match waiting().next() {
+            None => "Deployment is running",
+            Some(_) if waiting().all(|g| g.auto_promote) => "Deployment is running pending automatic promotion",
+            Some(_) => "Deployment is running but requires manual promotion",
+        }
+    }
+
     pub(crate) fn to_json(&self) -> Value {
         let groups: Map<String, Value> = self
             .groups

@@ -68,17 +68,36 @@ pub(crate) struct PlacementFailure {
     pub constraint_filtered: BTreeMap<String, usize>,
     pub dimension_exhausted: BTreeMap<String, usize>,
     pub coalesced: usize,
+    /// By task: MHz and MiB that were asked for in vain, by all that found no place.
+    pub resources_exhausted: BTreeMap<String, (i64, i64)>,
 }
 
 impl PlacementFailure {
+    /// An allocation that found no place for want of a dimension: what each of its tasks asked for.
+    pub(crate) fn lacks(&mut self, dimension: &str, asked: &BTreeMap<String, (i64, i64)>) {
+        for (task, (cpu, memory)) in asked {
+            let sum = self.resources_exhausted.entry(task.clone()).or_default();
+            match dimension {
+                "cpu" => sum.0 = sum.0.saturating_add(*cpu),
+                _ => sum.1 = sum.1.saturating_add(*memory),
+            }
+        }
+    }
+
     pub(crate) fn to_json(&self) -> Value {
         let opt = |m: &BTreeMap<String, usize>| if m.is_empty() { Value::Null } else { json!(m) };
+        let asked: Map<String, Value> = self
+            .resources_exhausted
+            .iter()
+            .map(|(t, (cpu, memory))| (t.clone(), super::alloc::resources(*cpu, *memory, 0, 0)))
+            .collect();
+        let exhausted = if asked.is_empty() { Value::Null } else { Value::Object(asked) };
         json!({
             "AllocationTime": 20_000, "ClassExhausted": null, "ClassFiltered": null, "CoalescedFailures": self.coalesced,
             "ConstraintFiltered": opt(&self.constraint_filtered), "DimensionExhausted": opt(&self.dimension_exhausted),
             "NodePool": self.pool, "NodesAvailable": self.available, "NodesEvaluated": self.evaluated,
             "NodesExhausted": self.exhausted, "NodesFiltered": self.filtered, "NodesInPool": self.in_pool,
-            "QuotaExhausted": null, "ResourcesExhausted": null, "ScoreMetaData": null, "Scores": null,
+            "QuotaExhausted": null, "ResourcesExhausted": exhausted, "ScoreMetaData": null, "Scores": null,
         })
     }
 }

@@ -30,6 +30,8 @@ use crate::job::{Job, JobKey, JobKind};
 
 /// Nomad keeps this many versions of a job.
 const JOB_VERSIONS: usize = 6;
+/// And this many scaling events of a group.
+const SCALING_EVENTS: usize = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Table {
@@ -116,6 +118,8 @@ pub(crate) struct State {
     /// Statuses to look at before the transaction ends.
     touched_jobs: BTreeSet<JobKey>,
     pub scheduler_config: Value,
+    /// What was asked of each group's count, newest first.
+    scaling: HashMap<JobKey, BTreeMap<String, VecDeque<Value>>>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -163,6 +167,7 @@ impl State {
             wake_nodes: BTreeSet::new(),
             touched_jobs: BTreeSet::new(),
             scheduler_config: Value::Null,
+            scaling: HashMap::new(),
         }
     }
 
@@ -229,6 +234,17 @@ impl State {
         });
     }
 
+    pub(crate) fn note_scaling(&mut self, key: &JobKey, group: &str, event: Value) {
+        let list = self.scaling.entry(key.clone()).or_default().entry(group.to_owned()).or_default();
+        list.push_front(event);
+        list.truncate(SCALING_EVENTS);
+        self.touch(Table::Jobs);
+    }
+
+    pub(crate) fn scaling_of(&self, key: &JobKey, group: &str) -> Option<&VecDeque<Value>> {
+        self.scaling.get(key)?.get(group)
+    }
+
     pub(crate) fn mark_stable(&mut self, key: &JobKey, version: u64, stable: bool) {
         let index = self.index;
         let Some(entry) = self.jobs.get_mut(key) else { return };
@@ -249,6 +265,7 @@ impl State {
         if self.jobs.remove(key).is_none() {
             return;
         }
+        self.scaling.remove(key);
         self.events.push(Event {
             topic: Topic::Job,
             kind: self.kind,
@@ -301,6 +318,10 @@ impl State {
             return if job.stop { "dead" } else { "running" };
         }
         let key = job.key();
+        let active = |id| self.deployments.get(id).is_some_and(|d: &Arc<Deployment>| d.status.is_active());
+        if self.deployments_by_job.get(&key).into_iter().flatten().any(active) {
+            return "running";
+        }
         if self.live_of.get(&key).is_some_and(|n| *n > 0) {
             return "running";
         }
@@ -596,6 +617,7 @@ impl State {
         }
         let d = Arc::new(d);
         self.deployments.insert(d.id.clone(), d.clone());
+        self.touched_jobs.insert(d.job.clone());
         self.touch(Table::Deployments);
         self.events.push(Event {
             topic: Topic::Deployment,

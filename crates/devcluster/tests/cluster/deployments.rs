@@ -136,7 +136,7 @@ async fn canaries_wait_for_promotion() {
     assert_eq!((&d["TaskGroups"]["g"]["DesiredCanaries"], &d["TaskGroups"]["g"]["Promoted"]), (&json!(1), &json!(false)));
     api.pass(Duration::from_secs(60)).await;
     assert_eq!(deployment(&api, 1, "running").await["TaskGroups"]["g"]["PlacedAllocs"], 1);
-    api.put(&format!("/v1/deployment/promote/{}", id(&d)), json!({"All": true})).await;
+    api.put(&format!("/v1/deployment/promote/{}", id(&d)), json!({"DeploymentID": id(&d), "All": true})).await;
     deployment(&api, 1, "successful").await;
     let all = api.get("/v1/job/j/allocations").await;
     let live: Vec<_> = of_status(&all, "running");

@@ -55,7 +55,10 @@ async fn bad_input_is_told_what_is_wrong() {
         ("{", "EOF while parsing"),
         (r#"{"Path": "/v1/jobs"}"#, "missing field `Kind`"),
         (r#"{"Kind": "fail"}"#, "missing field `Path`"),
-        (r#"{"Path": "/v1/jobs", "Kind": "explode"}"#, "expected one of `fail`, `drop-request`, `drop-answer`, `delay`, `delay-answer`"),
+        (
+            r#"{"Path": "/v1/jobs", "Kind": "explode"}"#,
+            "expected one of `fail`, `drop-request`, `drop-answer`, `delay`, `delay-answer`",
+        ),
         (r#"{"Path": "/v1/jobs", "Kind": "fail", "Tiems": 1}"#, "unknown field `Tiems`"),
         (r#"{"Path": "jobs", "Kind": "fail"}"#, "does not begin with /v1/"),
         (r#"{"Path": "/v1/jobs", "Kind": "delay"}"#, "needs a Delay such as 500ms or 2s"),
@@ -72,7 +75,9 @@ async fn bad_input_is_told_what_is_wrong() {
     assert_eq!(api.get("/dev/v1/faults").await, json!([]));
     let nobody = api.call("PUT", "/dev/v1/node/nope/down", None).await;
     assert_eq!((nobody.status, nobody.text.trim()), (404, "no node is called \"nope\"; there are n1"));
-    for (method, path) in [("GET", "/dev/v1/heal"), ("PUT", "/dev/v1/nodes/n1/down"), ("PUT", "/dev/v1/node/n1/explode"), ("GET", "/dev")] {
+    for (method, path) in
+        [("GET", "/dev/v1/heal"), ("PUT", "/dev/v1/nodes/n1/down"), ("PUT", "/dev/v1/node/n1/explode"), ("GET", "/dev")]
+    {
         let r = api.call(method, path, None).await;
         assert!(r.status == 404 && r.text.contains("these are:") && r.text.contains("/dev/v1/status"), "{path}: {}", r.text);
     }
@@ -90,7 +95,8 @@ async fn everything_shows_and_is_healed_at_once() {
     api.put("/dev/v1/leader/lose", json!({})).await;
     let status = api.get("/dev/v1/status").await;
     let agents = |s: &serde_json::Value| {
-        let mut all: Vec<String> = s["Nodes"].as_array().unwrap().iter().map(|n| format!("{} {}", n["Name"], n["Agent"])).collect();
+        let mut all: Vec<String> =
+            s["Nodes"].as_array().unwrap().iter().map(|n| format!("{} {}", n["Name"], n["Agent"])).collect();
         all.sort();
         all.join(", ").replace('"', "")
     };

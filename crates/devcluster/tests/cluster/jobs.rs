@@ -153,6 +153,7 @@ async fn a_lower_count_stops_one() {
     // The other goes on under the new version, in place.
     let kept = all.as_array().unwrap().iter().find(|a| a["DesiredStatus"] == "run").unwrap();
     assert_eq!((&kept["JobVersion"], &kept["ClientStatus"]), (&json!(1), &json!("running")));
+    api.until("/v1/job/j/deployment", "over", |d| d["Status"] == "successful").await;
     let r = api.put("/v1/job/j/scale", json!({"Count": 3, "Target": {"Group": "g"}})).await;
     assert_ne!(r["EvalID"], "");
     api.until("/v1/job/j/allocations", "scaled", |v| {

@@ -51,5 +51,10 @@ async fn ten_thousand_on_a_thousand_nodes() {
         *per_node.entry(a["NodeID"].as_str().unwrap()).or_default() += 1;
     }
     assert_eq!(all.as_array().unwrap().len(), 10_000);
-    assert!(per_node.len() > 900 && per_node.values().all(|n| *n < 40), "{} nodes, at most {:?}", per_node.len(), per_node.values().max());
+    assert!(
+        per_node.len() > 900 && per_node.values().all(|n| *n < 40),
+        "{} nodes, at most {:?}",
+        per_node.len(),
+        per_node.values().max()
+    );
 }

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use curfew_tests::cluster::Cluster;
 use curfew_tests::now;
-use curfew_tests::wait::clock_passes;
+use curfew_tests::wait::{clock_passes, within};
 use reqwest::Method;
 use serde_json::Value;
-use tokio::time::{Instant, interval};
 
 use super::compare::{Diff, is_uuid, pairs, plain, shapes, values};
 use super::watch::{Seen, Watch};
@@ -105,19 +104,6 @@ pub async fn play(cluster: &Cluster, lines: &[Value]) -> Vec<Diff> {
     player.frames(lines).await;
     player.diffs.dedup();
     player.diffs
-}
-
-/// What is found in time, else what was seen last.
-async fn within<T>(late: Duration, mut look: impl AsyncFnMut() -> Result<T, String>) -> Result<T, String> {
-    let until = Instant::now() + late;
-    let mut pace = interval(Duration::from_millis(100));
-    loop {
-        pace.tick().await;
-        match look().await {
-            Err(_) if Instant::now() < until => {}
-            end => return end,
-        }
-    }
 }
 
 async fn sent(request: reqwest::RequestBuilder) -> Answer {

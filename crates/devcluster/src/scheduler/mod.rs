@@ -133,7 +133,10 @@ fn apply(s: &mut State, plan: Plan, eval: &Eval) -> Option<String> {
         let Some(a) = s.allocs.get(&stop.alloc.id) else { continue };
         let mut a = Alloc::clone(a);
         a.desired = Desired::Stop;
-        a.desired_description = stop.description;
+        // What failed and was replaced keeps its description; every recording leaves the reason out.
+        if stop.description != plan::RESCHEDULED {
+            a.desired_description = stop.description;
+        }
         if let Some(client) = stop.client {
             a.client = client;
         }

@@ -139,8 +139,8 @@ impl Wire {
         if !["*", "GET", "PUT", "POST", "DELETE"].contains(&self.method.to_ascii_uppercase().as_str()) {
             return Err(format!("Method {:?} is none of GET, PUT, POST, DELETE and *", self.method));
         }
-        if !self.path.starts_with("/v1/") {
-            return Err(format!("Path {:?} does not begin with /v1/; a * stands for anything, as in /v1/job*", self.path));
+        if !self.path.starts_with("/v1/") && !self.path.starts_with('*') {
+            return Err(format!("Path {:?} begins with neither /v1/ nor *; a * stands for anything, as in /v1/job*", self.path));
         }
         if self.times == Some(0) {
             return Err("Times is 0: leave it out for every call until the faults are cleared".into());

@@ -60,7 +60,7 @@ async fn bad_input_is_told_what_is_wrong() {
             "expected one of `fail`, `drop-request`, `drop-answer`, `delay`, `delay-answer`",
         ),
         (r#"{"Path": "/v1/jobs", "Kind": "fail", "Tiems": 1}"#, "unknown field `Tiems`"),
-        (r#"{"Path": "jobs", "Kind": "fail"}"#, "does not begin with /v1/"),
+        (r#"{"Path": "jobs", "Kind": "fail"}"#, "begins with neither /v1/ nor *"),
         (r#"{"Path": "/v1/jobs", "Kind": "delay"}"#, "needs a Delay such as 500ms or 2s"),
         (r#"{"Path": "/v1/jobs", "Kind": "delay", "Delay": "2"}"#, "\"2\" is no duration"),
         (r#"{"Path": "/v1/jobs", "Kind": "fail", "Delay": "2s"}"#, "Delay belongs to"),

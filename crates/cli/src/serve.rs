@@ -1,6 +1,5 @@
 //! `curfew serve`: the controller.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use curfew_controller::systemd::Notify;
 use curfew_controller::{Controller, Ending, Parts, SystemClock, hostname};
 use curfew_core::config::Config;
 use curfew_nomad::{Nomad, NomadConfig};
-use curfew_store::{SqliteStore, Store};
+use curfew_store::Database;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -71,12 +70,11 @@ pub fn nomad(config: &Config, env: impl Fn(&str) -> Option<String>) -> anyhow::R
 /// Binds the address and returns; what may take its time happens while the RPC says "starting".
 pub async fn start(config: Config, nomad: Nomad) -> anyhow::Result<Controller> {
     let listener = TcpListener::bind(&config.listen).await.map_err(|e| cannot_listen(&config.listen, &e))?;
-    let path = sqlite(&config.database)?;
+    let database = Database::parse(&config.database).map_err(|e| Usage(e.to_string()))?;
     let seen = nomad.clone();
     let store = async move {
         look(&seen).await?;
-        let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&path)).await?;
-        Ok(opened? as Arc<dyn Store>)
+        Ok(database.open().await?)
     };
     let holder = format!("{}:{}", hostname(), std::process::id());
     let parts = Parts { nomad, store: Box::pin(store), clock: Arc::new(SystemClock), config, holder, listener: Some(listener) };
@@ -92,16 +90,6 @@ fn cannot_listen(listen: &str, e: &std::io::Error) -> anyhow::Error {
             Usage(format!("cannot listen on \"{listen}\": {e}; write --listen HOST:PORT, as in 127.0.0.1:4690")).into()
         }
         _ => anyhow::anyhow!("cannot listen on {listen}; --listen names another address: {e}"),
-    }
-}
-
-fn sqlite(url: &str) -> anyhow::Result<PathBuf> {
-    match url.split_once(':') {
-        Some(("sqlite", path)) if !path.is_empty() => Ok(path.into()),
-        _ => Err(Usage(format!(
-            "the database \"{url}\" is not one Curfew knows; write sqlite:PATH, as in sqlite:/var/lib/curfew/curfew.db"
-        ))
-        .into()),
     }
 }
 

@@ -116,6 +116,8 @@ impl fmt::Display for JobKey {
 pub struct OpId(uuid::Uuid);
 
 impl OpId {
+    pub const MIN: Self = Self(uuid::Uuid::nil());
+    pub const MAX: Self = Self(uuid::Uuid::max());
     pub fn new(at: crate::Timestamp) -> Self {
         let micros = at.as_micros().max(0).unsigned_abs();
         let ts = uuid::Timestamp::from_unix(uuid::NoContext, micros / 1_000_000, ((micros % 1_000_000) * 1000) as u32);

@@ -66,6 +66,10 @@ pub enum State {
 impl State {
     pub const ALL: [State; 7] =
         [State::Queued, State::Running, State::Waiting, State::Paused, State::Succeeded, State::Failed, State::Cancelled];
+    /// Holds nothing, and is due at its `run_at` or by a nudge.
+    pub fn sleeps(self) -> bool {
+        matches!(self, State::Queued | State::Waiting)
+    }
     pub fn is_finished(self) -> bool {
         matches!(self, State::Succeeded | State::Failed | State::Cancelled)
     }

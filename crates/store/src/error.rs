@@ -17,6 +17,9 @@ pub enum StoreError {
     IdempotencyConflict { key: String, id: OpId },
     #[error("there is no operation {0}")]
     NoSuchOperation(OpId),
+    /// The database's URL cannot be used; says why, without the password.
+    #[error("{0}")]
+    BadUrl(String),
     /// Says what and where, and the way out; `source` has the driver's words.
     #[error("{what}")]
     Database {

@@ -1,4 +1,4 @@
-//! The only crate with SQL: operations, clocks and the audit trail.
+//! The only crate with SQL: operations, clocks and the audit trail, in SQLite, in PostgreSQL, or in memory for tests.
 //!
 //! Every method is one transaction, durable when it returns. None spans a call to Nomad. Every write of a lease holder names
 //! the row's id and the epoch it was leased under; when the epoch has moved on, the write fails with [`StoreError::Fenced`] and
@@ -15,10 +15,17 @@ use tokio::sync::broadcast;
 
 mod error;
 mod intervene;
+mod memory;
+mod open;
+mod postgres;
+mod rows;
 mod rules;
 mod sqlite;
 
 pub use error::StoreError;
+pub use memory::MemoryStore;
+pub use open::{Database, open};
+pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -118,6 +125,10 @@ pub enum Change {
 
 /// How many changes a slow listener may fall behind; then it hears that it missed some.
 const CHANGES: usize = 4096;
+
+/// How many operations and rows of the trail a list holds when nothing is said.
+const DEFAULT_OPERATIONS: usize = 100;
+const DEFAULT_AUDIT: usize = 1000;
 
 /// A kind as the database has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

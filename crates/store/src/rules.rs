@@ -8,7 +8,7 @@ use curfew_core::operation::{self, By, Demand, Kind, Lease, Operation, Progress,
 use curfew_core::{OpId, Timestamp};
 use serde_json::{Map, Value, json};
 
-use crate::{KindRow, NewOperation, Result, StepResult, StoreError, intervene};
+use crate::{Duty, KindRow, NewOperation, Result, StepResult, StoreError, intervene};
 
 /// The row of a request that joins nothing.
 pub(crate) fn fresh(new: NewOperation) -> Operation {
@@ -115,6 +115,15 @@ pub(crate) fn take_duty(duty: &mut Lease, holder: &str, lease_for: Option<Durati
         detail.insert("expired_at".into(), json!(before.expires_at));
     }
     Some(about_kinds(holder, Action::DutyTaken, now, detail))
+}
+
+/// Also when it had run out, as long as nobody took it.
+pub(crate) fn renew_duty(duty: &mut Lease, epoch: u64, lease_for: Duration, now: Timestamp) -> Result<Duty> {
+    if duty.holder.is_none() || duty.epoch != epoch {
+        return Err(StoreError::DutyLost { epoch });
+    }
+    duty.expires_at = Some(now + lease_for);
+    Ok(Duty { epoch, expires_at: duty.expires_at })
 }
 
 /// `None`: it was somebody else's, or nobody's, already.

@@ -20,13 +20,13 @@ mod keeps {
     use crate::contract::fixtures::*;
     use crate::contract::{Opened, model};
 
-    async fn on_disk() -> Opened {
+    async fn on_disk(_rule: &str) -> Option<Opened> {
         let dir = tempfile::tempdir().unwrap();
-        Opened { store: open(&dir.path().join("curfew.db")), keep: Box::new(dir) }
+        Some(Opened { store: open(&dir.path().join("curfew.db")), keep: Box::new(dir) })
     }
 
-    async fn in_memory() -> Opened {
-        Opened { store: SqliteStore::open_in_memory().unwrap(), keep: Box::new(()) }
+    async fn in_memory(_rule: &str) -> Option<Opened> {
+        Some(Opened { store: SqliteStore::open_in_memory().unwrap(), keep: Box::new(()) })
     }
 
     fn open(path: &Path) -> Arc<dyn Store> {
@@ -45,7 +45,7 @@ mod keeps {
         #[test]
         fn any_interleaving_agrees_with_the_model(acts in model::acts()) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { model::agrees(in_memory().await.store, acts).await });
+            runtime.block_on(async { model::agrees(SqliteStore::open_in_memory().unwrap(), acts).await });
         }
     }
 
@@ -60,6 +60,13 @@ mod keeps {
         drop(store);
         let ours = lease_one(&open(&path), "h:2", at(1)).await;
         assert_eq!((ours.id, ours.lease.epoch), (theirs.id, 2));
+    }
+
+    /// The rule of the others does not hold here; the next test has what does.
+    #[tokio::test]
+    #[should_panic(expected = "left == right")]
+    async fn a_duty_does_not_run_out() {
+        crate::contract::kinds::a_duty_that_ran_out_is_taken_over(SqliteStore::open_in_memory().unwrap()).await;
     }
 
     #[tokio::test]
@@ -126,7 +133,7 @@ mod keeps {
     /// Paused time runs ahead when everybody is idle; a write under way is not idle.
     #[tokio::test(start_paused = true)]
     async fn paused_time_stands_still_while_the_database_works() {
-        let opened = on_disk().await;
+        let opened = on_disk("").await.unwrap();
         for i in 0..50 {
             let new = stop(&format!("job-{i}"), i);
             let written = tokio::time::timeout(Duration::from_millis(1), opened.store.create(new)).await;

@@ -7,14 +7,12 @@ use rusqlite::{Row, params, params_from_iter};
 use serde_json::Value;
 
 use super::db::{Db, Query, from_json, from_word, int};
-use crate::{AuditFilter, Result};
+use crate::{AuditFilter, DEFAULT_AUDIT, Result};
 
 const APPEND: Query<'_> = Query {
     name: "append_audit",
     sql: "INSERT INTO audit (at, operation, actor, action, alloc, task, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
 };
-
-const DEFAULT_LIMIT: usize = 1000;
 
 pub(super) fn append<'a>(db: &Db<'_>, entries: impl IntoIterator<Item = &'a AuditEntry>) -> Result<()> {
     for e in entries {
@@ -48,7 +46,7 @@ pub(super) fn read(db: &Db<'_>, filter: &AuditFilter) -> Result<Vec<AuditRow>> {
         values.push(Sql::Integer(since.as_micros()));
     }
     sql.push_str(" ORDER BY seq LIMIT ?");
-    let limit = if filter.limit == 0 { DEFAULT_LIMIT } else { filter.limit };
+    let limit = if filter.limit == 0 { DEFAULT_AUDIT } else { filter.limit };
     values.push(Sql::Integer(int(limit)));
     db.all(&Query { name: "audit", sql: &sql }, params_from_iter(values), row)
 }

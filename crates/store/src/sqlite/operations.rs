@@ -11,8 +11,8 @@ use rusqlite::{Row, params, params_from_iter};
 use super::db::{Db, Query, from_json, from_word, int};
 use super::{audit, kinds};
 use crate::{
-    Change, Created, Held, NewOperation, OperationFilter, Pruned, QueueCount, QueueStatus, Result, StepResult, StoreError,
-    Wanted, intervene, rules,
+    Change, Created, DEFAULT_OPERATIONS, Held, NewOperation, OperationFilter, Pruned, QueueCount, QueueStatus, Result,
+    StepResult, StoreError, Wanted, intervene, rules,
 };
 
 /// In the order in which `read` takes them.
@@ -104,8 +104,6 @@ const PRUNE_AUDIT: Query<'_> = Query {
     sql: "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit a WHERE at < ?1 AND NOT EXISTS \
           (SELECT 1 FROM operations o WHERE o.id = a.operation AND o.finished_at IS NULL) ORDER BY at LIMIT ?2)",
 };
-
-const DEFAULT_LIMIT: usize = 100;
 
 /// What runs all the time, and the index that makes it cheap.
 #[cfg(test)]
@@ -309,7 +307,7 @@ pub(super) fn list(db: &Db<'_>, filter: &OperationFilter) -> Result<Vec<Operatio
         values.push(Sql::Text(before.to_string()));
     }
     sql.push_str(" ORDER BY id DESC LIMIT ?");
-    let limit = if filter.limit == 0 { DEFAULT_LIMIT } else { filter.limit };
+    let limit = if filter.limit == 0 { DEFAULT_OPERATIONS } else { filter.limit };
     values.push(Sql::Integer(int(limit)));
     db.all(&Query { name: "operations", sql: &sql }, params_from_iter(values), read)
 }

@@ -74,7 +74,6 @@ pub async fn one_controller_has_the_duty(store: Arc<dyn Store>) {
 }
 
 /// Not for a database that one process owns: there the duty lasts as long as the process.
-#[expect(dead_code, reason = "for the databases that several processes share")]
 pub async fn a_duty_that_ran_out_is_taken_over(store: Arc<dyn Store>) {
     let first = store.take_duty("h:1", MINUTE, at(0)).await.unwrap().unwrap();
     assert_eq!(first.expires_at, Some(at(60)));

@@ -1,5 +1,6 @@
 //! What every backend must do. A backend's test file includes this module and says `contract!(open)`, where `open` is an async
-//! function that gives an [`Opened`] empty store; each rule is then a test of its own.
+//! function that gives an [`Opened`] empty store; each rule is then a test of its own. `contract!(open, shared)` is for those that
+//! several processes may have open.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -50,11 +51,15 @@ macro_rules! contract {
                 a_crowd_finishes_everything_once;
         );
     };
+    ($open:path, shared) => {
+        $crate::contract!($open);
+        $crate::contract!($open; kinds: a_duty_that_ran_out_is_taken_over;);
+    };
     ($open:path; $($group:ident: $($rule:ident),+;)+) => {
         $($(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $rule() {
-                let opened = $open().await;
+                let Some(opened) = $open(stringify!($rule)).await else { return };
                 $crate::contract::$group::$rule(std::sync::Arc::clone(&opened.store)).await;
                 opened.store.close().await.unwrap();
                 drop(opened.keep);

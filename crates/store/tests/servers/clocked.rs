@@ -1,0 +1,122 @@
+//! A PostgresStore whose database takes the time from a table: before each call that says what time it is, the table is told. So the
+//! same rules with the same artificial instants hold for a store that asks its database for the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use curfew_core::audit::{AuditEntry, AuditRow};
+use curfew_core::clock::{ClockKey, ClockRecord};
+use curfew_core::operation::{By, Intervention, Kind, Operation};
+use curfew_core::{OpId, Timestamp};
+use curfew_store::{
+    AuditFilter, Change, Created, Duty, KindRow, NewOperation, OperationFilter, PostgresStore, Pruned, QueueStatus, Result,
+    StepResult, Store, Wanted,
+};
+use tokio::sync::broadcast;
+use tokio_postgres::Client;
+
+pub struct Clocked {
+    inner: Arc<PostgresStore>,
+    clock: Client,
+}
+
+impl Clocked {
+    pub async fn new(inner: Arc<PostgresStore>, clock: Client) -> Clocked {
+        let own = "CREATE TABLE test_clock (micros BIGINT NOT NULL); INSERT INTO test_clock VALUES (0); \
+                   CREATE OR REPLACE FUNCTION curfew_now() RETURNS BIGINT LANGUAGE sql VOLATILE AS \
+                   $$ SELECT micros FROM test_clock $$";
+        clock.batch_execute(own).await.unwrap();
+        Clocked { inner, clock }
+    }
+
+    async fn at(&self, now: Timestamp) -> &PostgresStore {
+        self.clock.execute("UPDATE test_clock SET micros = $1", &[&now.as_micros()]).await.unwrap();
+        &self.inner
+    }
+}
+
+#[async_trait]
+impl Store for Clocked {
+    async fn create(&self, new: NewOperation) -> Result<Created> {
+        self.at(new.at).await.create(new).await
+    }
+    async fn lease(&self, holder: &str, wanted: &[Wanted], ids: &[OpId], limit: usize, now: Timestamp) -> Result<Vec<Operation>> {
+        self.at(now).await.lease(holder, wanted, ids, limit, now).await
+    }
+    async fn renew(&self, id: OpId, epoch: u64, lease_for: Duration, now: Timestamp) -> Result<()> {
+        self.at(now).await.renew(id, epoch, lease_for, now).await
+    }
+    async fn finish_step(
+        &self,
+        leased: &Operation,
+        result: StepResult,
+        audit: Vec<AuditEntry>,
+        now: Timestamp,
+    ) -> Result<Operation> {
+        self.at(now).await.finish_step(leased, result, audit, now).await
+    }
+    async fn intervene(&self, id: OpId, what: Intervention, by: By) -> Result<Operation> {
+        self.at(by.at).await.intervene(id, what, by).await
+    }
+    async fn operation(&self, id: OpId) -> Result<Option<Operation>> {
+        self.inner.operation(id).await
+    }
+    async fn operations(&self, filter: OperationFilter) -> Result<Vec<Operation>> {
+        self.inner.operations(filter).await
+    }
+    async fn live(&self, kind: Kind) -> Result<Vec<Operation>> {
+        self.inner.live(kind).await
+    }
+    async fn next_due(&self, kinds: &[Kind], now: Timestamp) -> Result<Option<Timestamp>> {
+        self.at(now).await.next_due(kinds, now).await
+    }
+    async fn queue_status(&self) -> Result<QueueStatus> {
+        self.inner.queue_status().await
+    }
+    async fn kinds(&self) -> Result<Vec<KindRow>> {
+        self.inner.kinds().await
+    }
+    async fn pause_kind(&self, kind: Kind, by: By) -> Result<KindRow> {
+        self.at(by.at).await.pause_kind(kind, by).await
+    }
+    async fn resume_kind(&self, kind: Kind, by: By) -> Result<KindRow> {
+        self.at(by.at).await.resume_kind(kind, by).await
+    }
+    async fn take_duty(&self, holder: &str, lease_for: Duration, now: Timestamp) -> Result<Option<Duty>> {
+        self.at(now).await.take_duty(holder, lease_for, now).await
+    }
+    async fn renew_duty(&self, epoch: u64, lease_for: Duration, now: Timestamp) -> Result<Duty> {
+        self.at(now).await.renew_duty(epoch, lease_for, now).await
+    }
+    async fn give_up_duty(&self, epoch: u64, now: Timestamp) -> Result<()> {
+        self.at(now).await.give_up_duty(epoch, now).await
+    }
+    fn changes(&self) -> broadcast::Receiver<Change> {
+        self.inner.changes()
+    }
+    async fn prune(&self, finished_before: Timestamp, audit_before: Timestamp, limit: usize) -> Result<Pruned> {
+        self.inner.prune(finished_before, audit_before, limit).await
+    }
+    async fn put_clocks(&self, clocks: Vec<ClockRecord>, audit: Vec<AuditEntry>) -> Result<()> {
+        self.inner.put_clocks(clocks, audit).await
+    }
+    async fn remove_clocks(&self, keys: Vec<ClockKey>, audit: Vec<AuditEntry>) -> Result<()> {
+        self.inner.remove_clocks(keys, audit).await
+    }
+    async fn clocks(&self) -> Result<Vec<ClockRecord>> {
+        self.inner.clocks().await
+    }
+    async fn append_audit(&self, audit: Vec<AuditEntry>) -> Result<()> {
+        self.inner.append_audit(audit).await
+    }
+    async fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditRow>> {
+        self.inner.audit(filter).await
+    }
+    async fn check(&self) -> Result<()> {
+        self.inner.check().await
+    }
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}

@@ -6,6 +6,7 @@
 mod lab;
 mod lateness;
 mod placement;
+mod queue;
 mod report;
 mod requests;
 
@@ -34,6 +35,8 @@ enum What {
     Requests(requests::Args),
     /// Seconds and memory of the embedded cluster itself for many mock allocations, in this process.
     Placement(placement::Args),
+    /// Operations written down, leased and finished, by backend and number of workers, against another queue crate.
+    Queue(queue::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
                 What::Lateness(args) => lateness::run(args).await,
                 What::Requests(args) => requests::run(args).await,
                 What::Placement(args) => placement::run(args).await,
+                What::Queue(args) => queue::run(args).await,
             }
         });
         rt.shutdown_timeout(std::time::Duration::from_secs(1));

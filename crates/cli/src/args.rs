@@ -99,7 +99,7 @@ pub struct Serve {
     /// A TOML file; see docs/configuration.md.
     #[arg(long, env = "CURFEW_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where operations and clocks are written down: sqlite:PATH.
+    /// Where operations and clocks are written down: sqlite:PATH, or postgres://USER@HOST/DATABASE.
     #[arg(long, value_name = "URL")]
     pub database: Option<String>,
     /// Where the RPC listens [default: 127.0.0.1:4690].

@@ -24,7 +24,7 @@ pub fn load(args: &Serve) -> anyhow::Result<Config> {
         .collect();
     let mut config = merge(table, args.config.as_deref(), &env)?;
     if let Some(database) = &args.database {
-        config.database.clone_from(database);
+        config.database = database.as_str().into();
     }
     if let Some(listen) = &args.listen {
         config.listen.clone_from(listen);

@@ -70,7 +70,7 @@ pub fn nomad(config: &Config, env: impl Fn(&str) -> Option<String>) -> anyhow::R
 /// Binds the address and returns; what may take its time happens while the RPC says "starting".
 pub async fn start(config: Config, nomad: Nomad) -> anyhow::Result<Controller> {
     let listener = TcpListener::bind(&config.listen).await.map_err(|e| cannot_listen(&config.listen, &e))?;
-    let database = Database::parse(&config.database).map_err(|e| Usage(e.to_string()))?;
+    let database = Database::parse(config.database.expose()).map_err(|e| Usage(e.to_string()))?;
     let seen = nomad.clone();
     let store = async move {
         look(&seen).await?;

@@ -3,6 +3,7 @@
 //! docs/timeouts.md explains each timeout; a test compares the two.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use crate::operation::Kind;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// `sqlite:PATH`, or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`.
-    pub database: String,
+    pub database: DatabaseUrl,
     /// Where the RPC listens.
     pub listen: String,
     /// What Nomad's `kill_timeout` is raised to, out of the way of the kill clocks.
@@ -92,6 +93,32 @@ impl Default for Config {
             spec_cache: 20_000,
             signalless_drivers: vec!["qemu".into()],
             kinds: BTreeMap::new(),
+        }
+    }
+}
+
+/// A database's URL. It may hold a password, so that only [`DatabaseUrl::expose`] shows it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for DatabaseUrl {
+    fn from(url: T) -> Self {
+        Self(url.into())
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.split_once(':') {
+            Some(("sqlite", _)) | None => write!(f, "{:?}", self.0),
+            Some((scheme, _)) => write!(f, "\"{scheme}:…\""),
         }
     }
 }
@@ -210,6 +237,14 @@ mod tests {
         let c = Config { kill_timeout: secs(20), ..Config::default() };
         let e = c.check().unwrap_err().to_string();
         assert!(e.contains("30s") && e.contains("20s"), "{e}");
+    }
+
+    #[test]
+    fn a_configuration_does_not_show_its_password() {
+        let c = Config { database: "postgres://curfew:sesame@h/db".into(), ..Config::default() };
+        let shown = format!("{c:?}");
+        assert!(shown.contains("\"postgres:…\"") && !shown.contains("sesame"), "{shown}");
+        assert!(format!("{:?}", Config::default()).contains("\"sqlite:curfew.db\""));
     }
 
     #[test]

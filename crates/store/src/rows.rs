@@ -40,10 +40,14 @@ fn joins(op: &Operation) -> Option<(Kind, String)> {
 }
 
 fn shifted(mut op: Operation, micros: i64) -> Operation {
-    let shift = |t: Timestamp| Timestamp::from_micros(t.as_micros().saturating_add(micros));
-    op.run_at = shift(op.run_at);
-    op.lease.expires_at = op.lease.expires_at.map(shift);
+    op.run_at = later(op.run_at, micros);
+    op.lease.expires_at = op.lease.expires_at.map(|at| later(at, micros));
     op
+}
+
+/// By so many microseconds, which may be negative.
+pub(crate) fn later(at: Timestamp, micros: i64) -> Timestamp {
+    Timestamp::from_micros(at.as_micros().saturating_add(micros))
 }
 
 impl Rows {

@@ -92,7 +92,7 @@ impl Loaded {
 trait Job: Send + Sync {
     fn needs(&self) -> &Needs;
     fn decide(&mut self, loaded: &mut Loaded);
-    fn answer(self: Box<Self>, group: std::result::Result<(), &Trouble>);
+    fn answer(self: Box<Self>, group: std::result::Result<&(), &Trouble>);
 }
 
 struct Request<T, F> {
@@ -114,7 +114,7 @@ where
     fn decide(&mut self, loaded: &mut Loaded) {
         self.done = Some((self.work)(loaded));
     }
-    fn answer(self: Box<Self>, group: std::result::Result<(), &Trouble>) {
+    fn answer(self: Box<Self>, group: std::result::Result<&(), &Trouble>) {
         let answer = match (self.done, group) {
             // A refusal wrote nothing, whatever became of the others.
             (Some(Err(e)), _) => Err(e),
@@ -301,7 +301,7 @@ impl Writer {
 
 fn answer(group: Vec<Box<dyn Job>>, done: &Done<()>) {
     for job in group {
-        job.answer(done.as_ref().map(|()| ()));
+        job.answer(done.as_ref());
     }
 }
 

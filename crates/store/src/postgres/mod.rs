@@ -27,6 +27,7 @@ use group::{Loaded, Needs, Writer, tell_kind};
 use listen::Listener;
 use session::{Query, Sessions, Tries};
 
+use crate::rows::later;
 use crate::{
     AuditFilter, CHANGES, Change, Created, DEFAULT_AUDIT, DEFAULT_OPERATIONS, Duty, Held, KindRow, NewOperation, OperationFilter,
     Pruned, QueueCount, QueueStatus, Result, StepResult, Store, Wanted, rules,
@@ -134,8 +135,7 @@ impl PostgresStore {
         self.decide(needs, move |loaded| {
             let skew = loaded.seen_at(now).skew;
             let shift = |row: &mut KindRow, micros: i64| {
-                let at = &mut row.duty.expires_at;
-                *at = at.map(|at| Timestamp::from_micros(at.as_micros().saturating_add(micros)));
+                row.duty.expires_at = row.duty.expires_at.map(|at| later(at, micros));
             };
             let row = loaded.kinds.entry(kind).or_insert_with(|| rules::kind(kind));
             shift(row, -skew);

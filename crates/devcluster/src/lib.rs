@@ -20,10 +20,16 @@
 //! absent), `exit_code`, `exit_signal`, `start_error`, `start_block_for`, `ignore_sigterm`, `kill_after` and
 //! `term_exit_code` say how a task behaves. `nosignal` is a mock whose signal call is refused.
 //!
+//! # Tokens and certificates
+//!
+//! With [`ClusterConfig::acl`] every call needs a token, as Nomad's do: `/v1/acl/bootstrap` (or [`Cluster::bootstrap_acl`]),
+//! `/v1/acl/policies`, `/v1/acl/policy/:name`, `/v1/acl/tokens`, `/v1/acl/token…`. There are no roles, auth methods or workload
+//! identities, no ACL events in the stream, and a policy's `RulesJSON` is not shown. [`ClusterConfig::tls`] makes it HTTPS.
+//!
 //! # Faults on request
 //!
-//! What [`Cluster`] offers as methods is there over HTTP as well, below `/dev/v1`, where no Nomad has anything. It is told
-//! in docs/dev-cluster.md.
+//! What [`Cluster`] offers as methods is there over HTTP as well, below `/dev/v1`, where no Nomad has anything, and without a
+//! token. It is told in docs/dev-cluster.md.
 
 mod acl;
 mod base64;

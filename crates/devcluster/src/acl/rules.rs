@@ -98,6 +98,9 @@ fn is_capability(name: &str) -> bool {
     [READ, WRITE, SCALE, SINGLE].iter().any(|list| list.contains(&name))
 }
 
+/// What stands between the braces.
+type Block = Map<String, Value>;
+
 /// Rules, read and expanded.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
@@ -159,7 +162,7 @@ impl Rules {
         Ok(rules)
     }
 
-    fn namespace(&mut self, name: &str, block: &Map<String, Value>) -> Result<(), String> {
+    fn namespace(&mut self, name: &str, block: &Block) -> Result<(), String> {
         let (policy, mut grants) = (policy(block), list(block, "capabilities"));
         let shown = || {
             let capabilities: Vec<String> = grants.iter().map(|g| format!("{g:?}")).collect();
@@ -196,7 +199,7 @@ impl Rules {
     }
 
     fn variables(&mut self, namespace: &str, block: &Value) -> Result<(), String> {
-        let none = Map::new();
+        let none = Block::new();
         let paths = labelled(block.as_object().unwrap_or(&none), "path")?;
         if paths.is_empty() {
             return Err(format!("Invalid variable policy: no variable paths in namespace {namespace}"));
@@ -222,7 +225,7 @@ impl Rules {
         Ok(())
     }
 
-    fn singles(&mut self, tree: &Map<String, Value>) -> Result<(), String> {
+    fn singles(&mut self, tree: &Block) -> Result<(), String> {
         let mut extra: Vec<&str> =
             tree.iter().filter(|(k, v)| SINGLES.contains(&k.as_str()) && v.is_array()).map(|(k, _)| k.as_str()).collect();
         for (key, value) in tree.iter().filter(|(k, _)| !LABELLED.contains(&k.as_str()) && !SINGLES.contains(&k.as_str())) {
@@ -265,7 +268,7 @@ impl Rules {
 }
 
 /// HCL and JSON alike as nested objects; a block that occurs twice is a list.
-fn tree(text: &str) -> Result<Map<String, Value>, String> {
+fn tree(text: &str) -> Result<Block, String> {
     let failed = |e: &dyn std::fmt::Display| format!("Failed to parse ACL Policy: {e}");
     if text.trim_start().starts_with('{') {
         return serde_json::from_str(text).map_err(|e| failed(&e));
@@ -319,7 +322,7 @@ fn spread(text: &str) -> String {
 }
 
 /// The blocks of a kind by their labels, however often it occurs. Without a label the name is empty.
-fn labelled<'a>(tree: &'a Map<String, Value>, kind: &str) -> Result<Vec<(&'a str, &'a Map<String, Value>)>, String> {
+fn labelled<'a>(tree: &'a Block, kind: &str) -> Result<Vec<(&'a str, &'a Block)>, String> {
     let mut out = Vec::new();
     let Some(all) = tree.get(kind) else { return Ok(out) };
     let each = |v: &'a Value| match v {
@@ -341,11 +344,11 @@ fn labelled<'a>(tree: &'a Map<String, Value>, kind: &str) -> Result<Vec<(&'a str
     Ok(out)
 }
 
-fn policy(block: &Map<String, Value>) -> &str {
+fn policy(block: &Block) -> &str {
     block.get("policy").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn list(block: &Map<String, Value>, key: &str) -> Vec<String> {
+fn list(block: &Block, key: &str) -> Vec<String> {
     block.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }
 

@@ -70,6 +70,8 @@ const CALLS: &[Needs] = &[
     (Method::GET, "/v1/node/:node", NODE_READ),
     (Method::PUT, "/v1/node/:node/eligibility", NODE_WRITE),
     (Method::PUT, "/v1/node/:node/drain", NODE_WRITE),
+    (Method::GET, "/v1/client/stats", NODE_READ),
+    (Method::GET, "/v1/agent/members", NODE_READ),
     (Method::GET, "/v1/agent/self", AGENT),
     (Method::GET, "/v1/status/leader", ""),
     (Method::GET, "/v1/jobs", LIST),
@@ -122,6 +124,8 @@ impl Things {
             .replace(":eval", &self.eval)
             .replace(":deployment", &self.deployment)
             .replace(":node", &self.node);
+        // A server has no stats of its own.
+        let path = if *template == "/v1/client/stats" { format!("{path}?node_id={}", self.node) } else { path };
         let body = match *template {
             "/v1/jobs/parse" => json!({ "JobHCL": "job \"x\" {}" }),
             "/v1/jobs" | "/v1/validate/job" | "/v1/job/:job/plan" => json!({ "Job": self.job }),

@@ -82,8 +82,12 @@ const GUARDED: &[Row] = &[
     ("GET", "/v1/client/fs/ls/ALLOC", &["read-fs"]),
     ("GET", "/v1/client/fs/stat/ALLOC", &["read-fs"]),
     ("GET", "/v1/client/fs/cat/ALLOC", &["read-fs"]),
+    ("GET", "/v1/client/fs/readat/ALLOC", &["read-fs"]),
+    ("GET", "/v1/client/fs/stream/ALLOC", &["read-fs"]),
     ("GET", "/v1/client/fs/logs/ALLOC?task=t", &["read-fs", "read-logs"]),
     ("GET", "/v1/client/stats", &[NODE_READ]),
+    ("GET", "/v1/client/metadata?node_id=NODE", &[NODE_READ]),
+    ("PUT", "/v1/client/metadata?node_id=NODE", &[NODE_WRITE]),
     ("PUT", "/v1/client/gc", &[NODE_WRITE]),
     ("GET", "/v1/nodes", &[NODE_READ, NODE_WRITE]),
     ("GET", "/v1/node/NODE", &[NODE_READ]),
@@ -159,7 +163,15 @@ const OPEN: &[&str] =
     &["/v1/status/leader", "/v1/status/peers", "/v1/regions", "/v1/agent/health", "/v1/metrics", "/dev/v1/status"];
 
 /// Lists that show a token what it may see, and an unknown token nothing.
-const FILTERED: &[&str] = &["/v1/namespaces", "/v1/node/pools", "/v1/vars", "/v1/vars?namespace=*", "/v1/acl/policies"];
+const FILTERED: &[&str] = &[
+    "/v1/namespaces",
+    "/v1/node/pools",
+    "/v1/vars",
+    "/v1/vars?namespace=*",
+    "/v1/acl/policies",
+    "/v1/acl/policy/self",
+    "/v1/acl/roles",
+];
 
 fn body_of(path: &str) -> Value {
     let spec = json!({"Job": job("x", "service", &[polite()])});
@@ -242,6 +254,49 @@ async fn every_route_needs_what_nomad_asks_for_and_nothing_else() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Where routes are told apart: the source, the function, what a path begins with.
+const ROUTERS: &[(&str, &str, &str)] = &[
+    (include_str!("../../src/http/mod.rs"), "fn route(", "/v1/"),
+    (include_str!("../../src/http/acl.rs"), "fn route(", "/v1/acl/"),
+    (include_str!("../../src/http/agent.rs"), "fn route(", "/v1/agent/"),
+    (include_str!("../../src/http/agent.rs"), "fn operator(", "/v1/operator/"),
+    (include_str!("../../src/http/allocs.rs"), "fn client(", "/v1/client/allocation/"),
+    (include_str!("../../src/http/deployments.rs"), "fn route(", "/v1/deployment/"),
+    (include_str!("../../src/http/fs.rs"), "fn route(", "/v1/client/fs/"),
+    (include_str!("../../src/http/job.rs"), "fn route(", "/v1/job/"),
+];
+
+/// Tried by tests of their own.
+const ELSEWHERE: &[&str] = &[r#"["event", "stream"]"#, r#"["bootstrap"]"#, r#"["token", "self"]"#];
+
+#[test]
+fn every_route_has_a_row() {
+    let paths = || GUARDED.iter().map(|(_, path, _)| path).chain(OPEN).chain(FILTERED).map(|p| p.split('?').next().unwrap());
+    let (mut arms, mut missing) = (0, vec![]);
+    for (source, function, begin) in ROUTERS {
+        let body = source.split_once(function).and_then(|(_, rest)| rest.split_once("\n}\n")).expect("it is there").0;
+        for arm in body.lines().filter_map(|l| l.split_once("=>")).map(|(pattern, _)| pattern.trim()) {
+            if ELSEWHERE.contains(&arm) {
+                continue;
+            }
+            // The words of an arm are the odd parts between its quotation marks.
+            let words: Vec<&str> =
+                arm.split('"').skip(1).step_by(2).flat_map(|w| w.split('/')).filter(|w| !w.is_empty()).collect();
+            let has = |path: &str, word: &str| path.strip_prefix(begin).is_some_and(|rest| rest.split('/').any(|s| s == word));
+            for word in &words {
+                arms += 1;
+                // Alternatives at the beginning of a path have rows of their own.
+                let with = if arm.split(',').next().is_some_and(|first| first.contains('|')) { word } else { &words[0] };
+                if !paths().any(|p| has(p, word) && has(p, with)) {
+                    missing.push(format!("{begin}… {word:?} of `{arm}`"));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no row has\n{}", missing.join("\n"));
+    assert!(arms > 60, "only {arms} found: the routers look different now");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,14 @@
 //! Nomad's HTTP API as a scenario uses it: what it asks is not what Curfew asks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
-use reqwest::header::{HeaderMap, HeaderName};
+use reqwest::header::HeaderName;
 use serde_json::Value;
+
+use crate::certificates::Certificates;
 
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -13,24 +16,50 @@ pub fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
+/// What a cluster wants to see of its callers.
+#[derive(Clone, Default)]
+pub struct Access {
+    pub token: Option<String>,
+    pub certificates: Option<Arc<Certificates>>,
+}
+
+impl Access {
+    pub fn client(&self) -> reqwest::ClientBuilder {
+        let mut builder = reqwest::Client::builder().no_proxy();
+        if let Some(token) = &self.token {
+            builder = builder.default_headers([(TOKEN, token.parse().unwrap())].into_iter().collect());
+        }
+        if let Some(c) = &self.certificates {
+            let identity = reqwest::Identity::from_pem(&[c.read("client"), c.read("client-key")].concat()).unwrap();
+            let ca = reqwest::Certificate::from_pem(&c.read("ca")).unwrap();
+            builder = builder.tls_certs_only([ca]).identity(identity);
+        }
+        builder
+    }
+}
+
+pub const TOKEN: HeaderName = HeaderName::from_static("x-nomad-token");
+
 #[derive(Clone)]
 pub struct Api {
     http: reqwest::Client,
     pub addr: String,
+    pub access: Access,
 }
 
 impl Api {
     pub fn new(addr: impl Into<String>) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
-        Self { http, addr: addr.into() }
+        Self::with(addr, Access::default())
+    }
+
+    pub fn with(addr: impl Into<String>, access: Access) -> Self {
+        let http = access.client().timeout(Duration::from_secs(20)).build().unwrap();
+        Self { http, addr: addr.into(), access }
     }
 
     /// Every call with this ACL token.
     pub fn with_token(self, token: &str) -> Self {
-        let headers = HeaderMap::from_iter([(HeaderName::from_static("x-nomad-token"), token.parse().unwrap())]);
-        let http =
-            reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).default_headers(headers).build().unwrap();
-        Self { http, ..self }
+        Self::with(self.addr, Access { token: Some(token.to_owned()), ..self.access })
     }
 
     /// Status and body, or why there is no answer.

@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod binary;
+pub mod certificates;
 pub mod cluster;
 pub mod command;
 pub mod controller;

@@ -182,6 +182,15 @@ pub async fn the_configuration_is_wrong(_: Given) {
     curfew(["serve", "--database", "postgres://x"]).env("NOMAD_ADDR", "http://127.0.0.1:1").run().await.says(&["curfew: "]);
 }
 
+/// A certificate without its key, one that is none, a client's CA without a certificate.
+pub async fn the_certificates_of_dev_are_wrong(_: Given) {
+    let no_pem = file(".pem", "not a certificate");
+    curfew(["dev", "--tls-cert", name(&no_pem)]).run().await.code(2).says(&["--tls-key"]);
+    curfew(["dev", "--tls-ca", name(&no_pem)]).run().await.code(2).says(&["--tls-cert"]);
+    let args = ["dev", "--cluster-only", "--port", "0", "--tls-cert", name(&no_pem), "--tls-key", name(&no_pem)];
+    curfew(args).run().await.code(1).says(&[name(&no_pem), "PEM"]);
+}
+
 /// `| head`: a reader that goes away is no reason to panic.
 pub async fn a_closed_standard_output(given: Given) {
     let lab = given.shared().await;

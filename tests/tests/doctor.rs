@@ -62,7 +62,7 @@ ADDR: 12 ok, 0 warnings, 0 failed, 0 not checked
 }
 
 pub async fn a_node_with_the_default_max_kill_timeout(given: Given) {
-    let cluster = Cluster::start(given.kind, &Shape { nodes: 1, max_kill_timeout: None }).await;
+    let cluster = Cluster::start(given.kind, &Shape { nodes: 1, max_kill_timeout: None, ..Shape::default() }).await;
     let node = &cluster.nodes()[0];
     let ran = doctor(cluster.addr(), &[], &[]).await.code(1);
     for words in ["FAIL  max_kill_timeout", &format!("node {node} (30s)"), "max_kill_timeout = \"24h\""] {

@@ -57,7 +57,7 @@ fn main() {
             cli::a_controller_that_is_ready_says_who_it_is;
         DEV: devcluster::the_lines_of_its_page_work, devcluster::the_official_command_line;
         NONE: cli::no_file_an_empty_file_a_folder, cli::a_duration_without_a_unit, cli::no_controller_or_something_else,
-            cli::nomad_is_not_there, cli::the_token_is_wrong, cli::the_configuration_is_wrong;
+            cli::the_certificates_of_dev_are_wrong, cli::nomad_is_not_there, cli::the_token_is_wrong, cli::the_configuration_is_wrong;
         BOTH: doctor::a_healthy_cluster, doctor::a_node_with_the_default_max_kill_timeout, doctor::a_server_without_a_leader,
             doctor::a_node_that_is_down;
         DEV: doctor::a_read_only_token_by_its_refusals;

@@ -75,7 +75,7 @@ pub async fn unreachable_at_the_clock(given: Given) {
 
 /// With the client's default of 30s a submit says which node will not wait.
 pub async fn max_kill_timeout_of_30s_warns_by_name(given: Given) {
-    let shape = Shape { nodes: 1, max_kill_timeout: None };
+    let shape = Shape { nodes: 1, max_kill_timeout: None, ..Shape::default() };
     let cluster = Cluster::start(given.kind, &shape).await;
     let curfew = Controller::start(cluster.addr(), &[]).await;
     let id = unique("short-node");

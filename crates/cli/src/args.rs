@@ -90,8 +90,27 @@ pub struct Dev {
     /// Where allocations and the controller's database live; a temporary folder, removed at the end, without it.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// Refuse calls without a token; a management token is printed.
+    #[arg(long)]
+    pub acl: bool,
+    #[command(flatten)]
+    pub tls: DevTls,
     #[command(flatten)]
     pub serve: Serve,
+}
+
+/// HTTPS for the embedded cluster.
+#[derive(Args, Clone)]
+pub struct DevTls {
+    /// The cluster's certificate (PEM): HTTPS instead of HTTP.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Demand a client certificate signed by this CA (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Default)]

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::tls::TlsConfig;
+
 /// A whole cluster: one server and its clients. Every duration is a wait in tokio time.
 #[derive(Debug, Clone)]
 pub struct ClusterConfig {
@@ -32,6 +34,10 @@ pub struct ClusterConfig {
     /// Namespaces besides `default`.
     pub namespaces: Vec<String>,
     pub region: String,
+    /// HTTPS instead of HTTP.
+    pub tls: Option<TlsConfig>,
+    /// Whether calls need a token. [`crate::Cluster::bootstrap_acl`] makes the first one.
+    pub acl: bool,
 }
 
 impl Default for ClusterConfig {
@@ -50,6 +56,8 @@ impl Default for ClusterConfig {
             version: "2.0.5".into(),
             namespaces: Vec::new(),
             region: "global".into(),
+            tls: None,
+            acl: false,
         }
     }
 }

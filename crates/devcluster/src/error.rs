@@ -19,8 +19,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("the PEM file {} cannot be used: {why}", path.display())]
+    Pem { path: PathBuf, why: String },
     #[error("two nodes are called {0}")]
     DuplicateNode(String),
+    #[error("the cluster's ACLs are bootstrapped already: only the token that was made then can make others")]
+    Bootstrapped,
     #[error("no node is called {0}")]
     UnknownNode(String),
 }

@@ -174,7 +174,7 @@ impl Wire {
     }
 }
 
-fn matches(pattern: &str, path: &str) -> bool {
+pub(crate) fn matches(pattern: &str, path: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(first) = parts.next() else { return true };
     let Some(mut rest) = path.strip_prefix(first) else { return false };

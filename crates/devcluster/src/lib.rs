@@ -20,11 +20,18 @@
 //! absent), `exit_code`, `exit_signal`, `start_error`, `start_block_for`, `ignore_sigterm`, `kill_after` and
 //! `term_exit_code` say how a task behaves. `nosignal` is a mock whose signal call is refused.
 //!
+//! # Tokens and certificates
+//!
+//! With [`ClusterConfig::acl`] every call needs a token, as Nomad's do: `/v1/acl/bootstrap` (or [`Cluster::bootstrap_acl`]),
+//! `/v1/acl/policies`, `/v1/acl/policy/:name`, `/v1/acl/tokens`, `/v1/acl/token…`. There are no roles, auth methods or workload
+//! identities, no ACL events in the stream, and a policy's `RulesJSON` is not shown. [`ClusterConfig::tls`] makes it HTTPS.
+//!
 //! # Faults on request
 //!
-//! What [`Cluster`] offers as methods is there over HTTP as well, below `/dev/v1`, where no Nomad has anything. It is told
-//! in docs/dev-cluster.md.
+//! What [`Cluster`] offers as methods is there over HTTP as well, below `/dev/v1`, where no Nomad has anything, and without a
+//! token. It is told in docs/dev-cluster.md.
 
+mod acl;
 mod base64;
 mod client;
 mod clock;
@@ -40,6 +47,7 @@ mod job;
 mod scheduler;
 mod server;
 mod state;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
@@ -55,6 +63,7 @@ use tokio::time::Instant;
 pub use config::{ClusterConfig, NodeConfig};
 pub use error::Error;
 pub use faults::{Fault, FaultKind};
+pub use tls::TlsConfig;
 
 use client::{Agent, NodeClient};
 use core::Core;
@@ -74,6 +83,7 @@ impl Cluster {
             return Err(Error::DuplicateNode(n.name.clone()));
         }
         std::fs::create_dir_all(&config.data_dir).map_err(|source| Error::DataDir { path: config.data_dir.clone(), source })?;
+        let tls = config.tls.as_ref().map(TlsConfig::server).transpose()?;
         let listener = match config.listen {
             Some(addr) => Some(listen(addr, config.listen_next_free).await?),
             None => None,
@@ -87,7 +97,10 @@ impl Cluster {
             let router = http::router(core.clone());
             let cancel = core.cancel.clone();
             core.tracker.spawn(async move {
-                let served = axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned()).await;
+                let served = match tls {
+                    None => axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned()).await,
+                    Some(tls) => serve_tls(listener, tls, router, cancel).await,
+                };
                 if let Err(error) = served {
                     tracing::error!(%error, "the dev cluster's API ended");
                 }
@@ -101,9 +114,10 @@ impl Cluster {
         self.addr
     }
 
-    /// `http://127.0.0.1:4646`, as `NOMAD_ADDR` wants it. Without sockets an address that nothing answers.
+    /// `http://127.0.0.1:4646`, or `https://…` with TLS, as `NOMAD_ADDR` wants it. Without sockets an address that nothing answers.
     pub fn base_url(&self) -> String {
-        self.addr.map_or_else(|| "http://dev-cluster.invalid".to_owned(), |a| format!("http://{a}"))
+        let scheme = if self.core.config.tls.is_some() { "https" } else { "http" };
+        self.addr.map_or_else(|| "http://dev-cluster.invalid".to_owned(), |a| format!("{scheme}://{a}"))
     }
 
     /// One call of the same API without sockets. A request's path and query count, not its host.
@@ -134,6 +148,11 @@ impl Cluster {
 
     fn agent(&self, name: &str, agent: Agent) -> Result<(), Error> {
         if set_agent(&self.core, name, agent) { Ok(()) } else { Err(Error::UnknownNode(name.to_owned())) }
+    }
+
+    /// The first management token of a cluster with ACLs: its secret.
+    pub fn bootstrap_acl(&self) -> Result<String, Error> {
+        self.core.write(|s| http::bootstrap(s, None)).map(|t| t.secret).map_err(|_| Error::Bootstrapped)
     }
 
     /// Adds a fault; the first that matches a call concerns it.
@@ -252,6 +271,26 @@ fn register_nodes(core: &Arc<Core>, addr: Option<SocketAddr>) {
         });
         let client = NodeClient::start(core, id.clone(), config);
         core.clients.write().unwrap_or_else(PoisonError::into_inner).insert(id, client);
+    }
+}
+
+async fn serve_tls(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    router: axum::Router,
+    cancel: tokio_util::sync::CancellationToken,
+) -> std::io::Result<()> {
+    let handle = axum_server::Handle::new();
+    let serving = handle.clone();
+    let server = axum_server::from_tcp_rustls(listener.into_std()?, axum_server::tls_rustls::RustlsConfig::from_config(tls))?;
+    let served = server.handle(serving).serve(router.into_make_service());
+    tokio::pin!(served);
+    tokio::select! {
+        end = &mut served => end,
+        () = cancel.cancelled() => {
+            handle.graceful_shutdown(None);
+            served.await
+        }
     }
 }
 

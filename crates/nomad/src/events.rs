@@ -55,7 +55,9 @@ pub enum StreamEnd {
     #[error("the event stream could not be opened")]
     Refused(#[source] Error),
     /// 200 and not one byte: the token may be wrong (design fact 12).
-    #[error("Nomad opened the event stream but sends nothing: check the token (it needs read-job and node read)")]
+    #[error(
+        "Nomad opened the event stream but sends nothing: check the token (it needs read-job in every namespace, and node read)"
+    )]
     Silent,
     /// Not even a heartbeat for longer than the idle limit.
     #[error("the event stream fell silent")]

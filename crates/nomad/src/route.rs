@@ -71,7 +71,7 @@ routes! {
     AgentSelf: "GET" "/v1/agent/self" needs "agent policy read";
     Members: "GET" "/v1/agent/members" needs "node policy read";
     Leader: "GET" "/v1/status/leader" needs "no capability";
-    Events: "GET" "/v1/event/stream" needs "namespace capability read-job and node policy read";
+    Events: "GET" "/v1/event/stream" needs "namespace capability read-job in every namespace, and node policy read";
 }
 
 impl Route {

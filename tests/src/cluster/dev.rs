@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -10,6 +11,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
 use super::Shape;
+use crate::api::{Access, Api};
+use crate::certificates::Certificates;
 use crate::process::{self, Proc};
 use crate::{command, free_port};
 
@@ -19,12 +22,12 @@ pub struct Dev {
 }
 
 impl Dev {
-    /// The cluster and its address.
-    pub async fn start(shape: &Shape) -> (Self, String) {
+    /// The cluster and its API.
+    pub async fn start(shape: &Shape, certificates: Option<Arc<Certificates>>) -> (Self, Api) {
         let dir = TempDir::with_prefix("curfew-test-dev-").unwrap();
         let max = shape.max_kill_timeout.unwrap_or(Duration::from_secs(30)).as_secs();
         let text = |s: &str| s.to_owned();
-        let args = [
+        let mut args = vec![
             text("dev"),
             text("--cluster-only"),
             text("--port"),
@@ -36,19 +39,33 @@ impl Dev {
             text("--data-dir"),
             dir.path().display().to_string(),
         ];
+        if shape.acl {
+            args.push(text("--acl"));
+        }
+        if let Some(c) = &certificates {
+            for (flag, file) in [("--tls-cert", "server"), ("--tls-key", "server-key"), ("--tls-ca", "ca")] {
+                args.extend([text(flag), c.path(file).display().to_string()]);
+            }
+        }
         let log = OpenOptions::new().create(true).append(true).open(dir.path().join("dev.log")).unwrap();
         let mut command = command::clean(&args, &[(text(MARK), mark(&dir))]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true).process_group(0);
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut dev = Self { dir, child };
-        let told = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await;
-        let Ok(Ok(Some(line))) = told else { panic!("the embedded cluster did not start: {told:?}\n{}", dev.log()) };
-        let addr = line.strip_prefix("export NOMAD_ADDR=").unwrap_or_else(|| panic!("not an address: {line}"));
+        let mut export = async |name: &str| {
+            let told = tokio::time::timeout(Duration::from_secs(30), lines.next_line()).await;
+            let Ok(Ok(Some(line))) = told else { panic!("the embedded cluster did not start: {told:?}\n{}", dev.log()) };
+            line.strip_prefix(&format!("export {name}=")).unwrap_or_else(|| panic!("not {name}: {line}")).to_owned()
+        };
+        let addr = export("NOMAD_ADDR").await;
+        let token = if shape.acl { Some(export("NOMAD_TOKEN").await) } else { None };
+        // The certificate is not for the address.
+        let addr = if shape.tls { addr.replace("127.0.0.1", "localhost") } else { addr };
         // It must never block on a pipe that nobody reads.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         assert!(dev.child.try_wait().unwrap().is_none(), "{}", dev.log());
-        (dev, addr.to_owned())
+        (dev, Api::with(addr, Access { token, certificates }))
     }
 
     pub fn log(&self) -> String {

@@ -3,13 +3,15 @@
 mod dev;
 mod real;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::api::Api;
+use crate::api::{Access, Api};
+use crate::certificates::Certificates;
 use crate::wait;
-pub use real::{Extra, nomad_binary};
+pub use real::nomad_binary;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -25,11 +27,17 @@ pub struct Shape {
     pub nodes: usize,
     /// `None`: Nomad's default of 30 s.
     pub max_kill_timeout: Option<Duration>,
+    /// Calls need a token.
+    pub acl: bool,
+    /// HTTPS, and a client certificate is demanded.
+    pub tls: bool,
+    /// A real server waits for peers that never come.
+    pub leaderless: bool,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { nodes: 2, max_kill_timeout: Some(Duration::from_secs(365 * 24 * 3600)) }
+        Self { nodes: 2, max_kill_timeout: Some(Duration::from_secs(365 * 24 * 3600)), acl: false, tls: false, leaderless: false }
     }
 }
 
@@ -49,17 +57,18 @@ enum Inner {
 impl Cluster {
     /// Up, with every node ready.
     pub async fn start(kind: Kind, shape: &Shape) -> Self {
-        let (inner, addr) = match kind {
+        let certificates = shape.tls.then(|| Arc::new(Certificates::new()));
+        let (inner, api) = match kind {
             Kind::Dev => {
-                let (dev, addr) = dev::Dev::start(shape).await;
-                (Inner::Dev(dev), addr)
+                let (dev, api) = dev::Dev::start(shape, certificates).await;
+                (Inner::Dev(dev), api)
             }
             Kind::Real => {
-                let (real, addr) = real::Real::start(shape, &Extra::default()).await;
-                (Inner::Real(real), addr)
+                let (real, api) = real::Real::start(shape, certificates).await;
+                (Inner::Real(real), if shape.acl { bootstrap(api).await } else { api })
             }
         };
-        let mut cluster = Self { kind, api: Api::new(addr), nodes: vec![], version: String::new(), inner };
+        let mut cluster = Self { kind, api, nodes: vec![], version: String::new(), inner };
         cluster.nodes_ready(shape.nodes).await;
         let nodes = cluster.api.get("/v1/nodes").await;
         cluster.nodes = nodes.as_array().unwrap().iter().filter_map(|n| n["Name"].as_str().map(str::to_owned)).collect();
@@ -161,9 +170,9 @@ pub async fn leaderless(kind: Kind) -> (Leaderless, String) {
             (Leaderless { _inner: cluster.inner }, addr)
         }
         Kind::Real => {
-            let shape = Shape { nodes: 0, ..Shape::default() };
-            let (real, addr) = real::Real::start(&shape, &Extra { alone: true, ..Extra::default() }).await;
-            (Leaderless { _inner: Inner::Real(real) }, addr)
+            let shape = Shape { nodes: 0, leaderless: true, ..Shape::default() };
+            let (real, api) = real::Real::start(&shape, None).await;
+            (Leaderless { _inner: Inner::Real(real) }, api.addr)
         }
     }
 }
@@ -174,15 +183,24 @@ pub struct Leaderless {
 
 /// A real server with ACLs on and nothing bootstrapped: every anonymous call is refused.
 pub async fn locked_server(nodes: usize) -> Locked {
-    let extra = Extra { server: "acl {\n enabled = true\n}\n".into(), ..Extra::default() };
-    let shape = Shape { nodes, ..Shape::default() };
-    let (real, addr) = real::Real::start(&shape, &extra).await;
-    let api = Api::new(addr.clone());
+    let shape = Shape { nodes, acl: true, ..Shape::default() };
+    let (real, api) = real::Real::start(&shape, None).await;
+    leader(&api).await;
+    Locked { _real: real, addr: api.addr }
+}
+
+async fn leader(api: &Api) {
     wait::eventually(Duration::from_secs(60), "a leader", async || {
         api.try_get("/v1/status/leader").await.and_then(|l| if l == "" { Err("none".into()) } else { Ok(()) })
     })
     .await;
-    Locked { _real: real, addr }
+}
+
+/// The same API with the first management token.
+async fn bootstrap(api: Api) -> Api {
+    leader(&api).await;
+    let token = api.put("/v1/acl/bootstrap", &Value::Null).await["SecretID"].as_str().map(str::to_owned);
+    Api::with(api.addr.clone(), Access { token, ..api.access })
 }
 
 pub struct Locked {

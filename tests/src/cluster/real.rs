@@ -5,13 +5,14 @@ use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::Shape;
-use crate::api::Api;
+use crate::api::{Access, Api};
+use crate::certificates::Certificates;
 use crate::process;
 use crate::{free_port, wait};
 
@@ -22,14 +23,6 @@ const MARK: &str = "CURFEW_TEST_CLUSTER";
 /// The binary of a real Nomad, when there is one to test on.
 pub fn nomad_binary() -> Option<PathBuf> {
     std::env::var_os("CURFEW_TEST_NOMAD").filter(|v| !v.is_empty()).map(PathBuf::from)
-}
-
-/// More configuration than a shape tells.
-#[derive(Default)]
-pub struct Extra {
-    pub server: String,
-    /// Waits for peers that never come, so there is no leader.
-    pub alone: bool,
 }
 
 pub struct Real {
@@ -50,18 +43,23 @@ impl Ports {
 }
 
 impl Real {
-    /// The cluster and its server's address; the clients may still be on their way.
-    pub async fn start(shape: &Shape, extra: &Extra) -> (Self, String) {
+    /// The cluster and its server's API; the clients may still be on their way.
+    pub async fn start(shape: &Shape, certificates: Option<Arc<Certificates>>) -> (Self, Api) {
         let dir = TempDir::with_prefix("curfew-test-nomad-").unwrap();
         let server = Ports::free();
         let real = Self { dir, agents: Mutex::default() };
-        let config = if extra.alone { SERVER_CONFIG.replace("= 1\n", "= 3\n") } else { SERVER_CONFIG.to_owned() };
-        real.write(SERVER, &server, "dc1", &format!("{}{config}", extra.server));
+        let every = format!("{}{}", if shape.acl { ACL } else { "" }, certificates.as_deref().map(tls).unwrap_or_default());
+        let config = if shape.leaderless { SERVER_CONFIG.replace("= 1\n", "= 3\n") } else { SERVER_CONFIG.to_owned() };
+        real.write(SERVER, &server, "dc1", &format!("{every}{config}"));
         real.start_agent(SERVER);
-        let addr = format!("http://127.0.0.1:{}", server.http);
-        let api = Api::new(addr.clone());
+        let addr = match shape.tls {
+            // The certificate is not for the address.
+            true => format!("https://localhost:{}", server.http),
+            false => format!("http://127.0.0.1:{}", server.http),
+        };
+        let api = Api::with(addr, Access { certificates, ..Access::default() });
         wait::eventually(Duration::from_secs(60), "the server", async || match api.try_get("/v1/status/leader").await {
-            Err(e) if extra.alone && e.contains("No cluster leader") => Ok(()),
+            Err(e) if shape.leaderless && e.contains("No cluster leader") => Ok(()),
             other => other.map(drop).map_err(|e| format!("{e}\n{}", real.log())),
         })
         .await;
@@ -69,13 +67,13 @@ impl Real {
             let name = format!("c{i}");
             let max = shape.max_kill_timeout.map_or(String::new(), |d| format!(" max_kill_timeout = \"{}s\"\n", d.as_secs()));
             let client = format!(
-                "client {{\n enabled = true\n servers = [\"127.0.0.1:{}\"]\n network_interface = \"lo\"\n{max}{CLIENT_OPTIONS}}}\n{RAW_EXEC}",
+                "client {{\n enabled = true\n servers = [\"127.0.0.1:{}\"]\n network_interface = \"lo\"\n{max}{CLIENT_OPTIONS}}}\n{RAW_EXEC}{every}",
                 server.rpc
             );
             real.write(&name, &Ports::free(), if i % 2 == 1 { "dc1" } else { "dc2" }, &client);
             real.start_agent(&name);
         }
-        (real, addr)
+        (real, api)
     }
 
     fn write(&self, name: &str, ports: &Ports, datacenter: &str, role: &str) {
@@ -150,6 +148,17 @@ impl Drop for Real {
             let _ = Command::new("umount").arg("-l").arg(place).status();
         }
     }
+}
+
+const ACL: &str = "acl {\n enabled = true\n}\n";
+
+fn tls(c: &Certificates) -> String {
+    format!(
+        "tls {{\n http = true\n verify_https_client = true\n ca_file = {:?}\n cert_file = {:?}\n key_file = {:?}\n}}\n",
+        c.path("ca"),
+        c.path("server"),
+        c.path("server-key")
+    )
 }
 
 const COMMON: &str = r#"

@@ -19,6 +19,10 @@ pub enum Which {
     Nodes,
     /// One node with Nomad's own `max_kill_timeout`.
     Plain,
+    /// One node; every call needs a token.
+    Guarded,
+    /// One node; HTTPS, and a client certificate is demanded.
+    Tls,
 }
 
 impl Which {
@@ -26,7 +30,9 @@ impl Which {
         match self {
             Which::Shared => Shape { nodes: 2, ..Shape::default() },
             Which::Nodes => Shape { nodes: 4, ..Shape::default() },
-            Which::Plain => Shape { nodes: 1, max_kill_timeout: None },
+            Which::Guarded => Shape { nodes: 1, acl: true, ..Shape::default() },
+            Which::Tls => Shape { nodes: 1, tls: true, ..Shape::default() },
+            Which::Plain => Shape { nodes: 1, max_kill_timeout: None, ..Shape::default() },
         }
     }
 }

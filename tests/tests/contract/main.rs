@@ -14,6 +14,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table, and what was skipped")]
 
+mod acl;
 mod blocked;
 mod changes;
 mod clusters;
@@ -30,10 +31,11 @@ mod runner;
 mod signals;
 mod stops;
 mod streams;
+mod tls;
 mod told;
 mod words;
 
-use clusters::Which::{Nodes, Plain, Shared};
+use clusters::Which::{Guarded, Nodes, Plain, Shared, Tls};
 use runner::{Case, cases};
 
 /// Facts, cluster, function.
@@ -90,6 +92,8 @@ const CASES: &[Case] = cases![
     12 Shared streams::an_index_that_is_too_old_starts_later;
     12 Shared streams::topics_and_keys_choose;
     12 Shared streams::it_says_that_it_is_there_when_nothing_happens;
+    12 Guarded acl::a_stream_without_the_right_is_silent;
+    12 Guarded acl::an_open_stream_knows_no_later_namespace;
     13 Shared filters::into_task_states_and_events;
     13 Shared filters::a_bad_filter_is_refused_in_words;
     13 Shared filters::pages_of_allocations;
@@ -100,6 +104,12 @@ const CASES: &[Case] = cases![
     14 Shared jobs::dispatching_twice_with_a_token_is_one_child;
     14 Shared jobs::stopping_a_parent_leaves_its_children;
     15 Shared words::what_asks_for_a_right_changes_nothing;
+    15 Guarded acl::the_least_policy_works_for_every_call;
+    15 Guarded acl::anonymous_and_unknown_tokens_are_refused;
+    15 Guarded acl::lists_show_what_is_allowed;
+    15 Guarded acl::what_is_in_a_hidden_namespace;
+    15 Guarded acl::policies_are_checked_when_they_are_written;
+    15 Guarded acl::tokens_are_made_and_deleted;
     16 Shared jobs::registered_again_it_lives_twice;
     16 Shared jobs::a_lower_count_stops_one;
     16 Shared jobs::a_stop_raises_the_version;
@@ -139,6 +149,9 @@ const CASES: &[Case] = cases![
     0 Shared words::unknown_things;
     0 Shared words::check_and_set;
     0 Shared words::leader_and_agent;
+    0 Guarded acl::a_namespace_is_a_world_of_its_own;
+    0 Tls tls::the_gateway_shows_its_certificate;
+    0 Tls tls::what_is_wrong_names_what_to_mend;
 ];
 
 fn main() {

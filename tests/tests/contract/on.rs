@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use curfew_tests::api::segment;
+use curfew_tests::api::{TOKEN, segment};
 use curfew_tests::cluster::Cluster;
 use curfew_tests::process::{self, Proc};
 use curfew_tests::wait::eventually;
@@ -57,6 +57,8 @@ pub struct On {
     pub cluster: Arc<Cluster>,
     held: Arc<Held>,
     http: reqwest::Client,
+    /// Instead of the cluster's management token.
+    token: Option<String>,
     called: Arc<Mutex<BTreeSet<String>>>,
     jobs: Arc<Mutex<Vec<String>>>,
     skipped: Arc<Mutex<Option<String>>>,
@@ -64,9 +66,14 @@ pub struct On {
 
 impl On {
     pub fn new(held: Arc<Held>) -> Self {
-        let http = reqwest::Client::builder().no_proxy().timeout(s(90)).build().unwrap();
+        let http = held.cluster.api.access.client().timeout(s(90)).build().unwrap();
         let cluster = held.cluster.clone();
-        Self { cluster, held, http, called: Arc::default(), jobs: Arc::default(), skipped: Arc::default() }
+        Self { cluster, held, http, token: None, called: Arc::default(), jobs: Arc::default(), skipped: Arc::default() }
+    }
+
+    /// With this token's secret; an empty one is none.
+    pub fn bearing(&self, secret: &str) -> Self {
+        Self { token: Some(secret.to_owned()), ..self.clone() }
     }
 
     /// A node of one's own, on a cluster whose nodes are lent.
@@ -89,7 +96,7 @@ impl On {
 
     pub async fn try_call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
         self.called.lock().unwrap().insert(format!("{method} {}", template(path)));
-        let mut request = self.http.request(method, format!("{}{path}", self.cluster.addr()));
+        let mut request = self.request(method, path);
         if let Some(body) = body {
             request = match body {
                 // Not JSON: as it is.
@@ -102,6 +109,14 @@ impl On {
         let text = answer.text().await.map_err(|e| format!("{path}: {e:?}"))?;
         let body = serde_json::from_str(&text).unwrap_or(Value::Null);
         Ok(Answer { status, headers, text, body })
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.cluster.addr()));
+        match &self.token {
+            Some(token) => request.header(TOKEN, token),
+            None => request,
+        }
     }
 
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
@@ -119,7 +134,7 @@ impl On {
     /// An event stream's answer, unread.
     pub async fn stream(&self, query: &str) -> reqwest::Response {
         self.called.lock().unwrap().insert("GET /v1/event/stream".into());
-        self.http.get(format!("{}/v1/event/stream?{query}", self.cluster.addr())).send().await.unwrap()
+        self.request(Method::GET, &format!("/v1/event/stream?{query}")).send().await.unwrap()
     }
 
     pub async fn register(&self, job: &Value) -> Answer {

@@ -1,18 +1,16 @@
-//! The agent, status, operator, namespaces, and the ACL answers of a cluster without ACL.
+//! The agent, status, operator and namespaces.
 
 use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::{Call, reply};
+use super::access::{Asked, Call, Need};
+use super::{AGENT_SAYS, reply};
 use crate::duration;
 use crate::ids::is_uuid;
 use crate::state::Table;
 
 pub(crate) fn status(call: &Call, what: &str) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
     if !call.core.has_leader() {
         return reply::text(500, "No cluster leader");
     }
@@ -26,23 +24,26 @@ pub(crate) fn regions(call: &Call) -> Response {
     reply::plain_json(&json!([call.core.config.region]))
 }
 
-pub(crate) fn route(call: &Call, path: &[&str]) -> Response {
-    match path {
-        ["self"] if call.method == Method::GET => own(call),
-        ["health"] if call.method == Method::GET => {
+pub(crate) fn route(r: Asked, path: &[&str]) -> Result<Response, Response> {
+    Ok(match path {
+        ["self"] => own(&r.saying(AGENT_SAYS).get(Need::AgentRead)?),
+        ["health"] => {
+            r.get(Need::Open)?;
             reply::plain_json(&json!({"client": {"message": "ok", "ok": true}, "server": {"message": "ok", "ok": true}}))
         }
-        ["members"] if call.method == Method::GET => {
-            let member = member(call);
-            let name = format!("dev.{}", call.core.config.region);
+        ["members"] => {
+            let call = r.get(Need::NodeRead)?;
+            let region = &call.core.config.region;
             reply::plain_json(
-                &json!({"Members": [member], "ServerDC": "dc1", "ServerName": name, "ServerRegion": call.core.config.region}),
+                &json!({"Members": [member(&call)], "ServerDC": "dc1", "ServerName": format!("dev.{region}"), "ServerRegion": region}),
             )
         }
-        ["servers"] if call.method == Method::GET => reply::plain_json(&json!(["127.0.0.1:4647"])),
-        ["self" | "health" | "members" | "servers"] => reply::wrong_method(),
+        ["servers"] => {
+            r.get(Need::AgentRead)?;
+            reply::plain_json(&json!(["127.0.0.1:4647"]))
+        }
         _ => reply::not_found(),
-    }
+    })
 }
 
 fn member(call: &Call) -> Value {
@@ -66,7 +67,7 @@ fn own(call: &Call) -> Response {
     reply::plain_json(&json!({
         "config": {
             "ACL": {
-                "Enabled": false, "PolicyTTL": 30_000_000_000_i64, "ReplicationToken": "", "RoleTTL": 30_000_000_000_i64,
+                "Enabled": config.acl, "PolicyTTL": 30_000_000_000_i64, "ReplicationToken": "", "RoleTTL": 30_000_000_000_i64,
                 "TokenMaxExpirationTTL": 0, "TokenMinExpirationTTL": 0, "TokenTTL": 30_000_000_000_i64,
             },
             "Client": {
@@ -84,9 +85,6 @@ fn own(call: &Call) -> Response {
 
 /// Of the node that is named; without a name the agent speaks for its own.
 pub(crate) fn client_stats(call: &Call) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
     let id = call.query.get("node_id");
     if !id.is_empty() {
         if !is_uuid(id) {
@@ -115,64 +113,61 @@ fn namespace_row(name: &str) -> Value {
 }
 
 pub(crate) fn namespaces(call: &Call) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
-    let rows: Vec<Value> = call.core.read(|s| s.namespaces.iter().map(|n| namespace_row(n)).collect());
+    let known = |n: &&String| call.acl().knows(n);
+    let rows: Vec<Value> = call.core.read(|s| s.namespaces.iter().filter(known).map(|n| namespace_row(n)).collect());
     reply::read(&rows, 1)
 }
 
-pub(crate) fn namespace(call: &Call, name: &str) -> Response {
-    match call.method {
+pub(crate) fn namespace(r: Asked, name: &str) -> Result<Response, Response> {
+    match r.method {
         Method::GET => {
+            let call = r.any(Need::Token)?;
+            if !call.acl().knows(name) {
+                return Err(reply::denied());
+            }
             if call.core.read(|s| s.namespaces.contains(name)) {
-                reply::read(&namespace_row(name), 1)
+                Ok(reply::read(&namespace_row(name), 1))
             } else {
-                reply::missing("Namespace not found", 1)
+                Err(reply::missing("Namespace not found", 1))
             }
         }
         Method::PUT | Method::POST => {
-            let body = match call.json() {
-                Ok(b) => b,
-                Err(r) => return r,
-            };
-            let wanted = body.get("Name").and_then(Value::as_str).unwrap_or(name).to_owned();
-            call.core.write(|s| {
+            let call = r.any(Need::Management)?;
+            let wanted = call.json()?.get("Name").and_then(Value::as_str).unwrap_or(name).to_owned();
+            Ok(call.core.write(|s| {
                 let index = s.begin("NamespaceUpserted");
                 s.namespaces.insert(wanted);
                 s.commit();
                 reply::done(index)
-            })
+            }))
         }
-        Method::DELETE => call.core.write(|s| {
+        Method::DELETE => r.any(Need::Management)?.core.write(|s| {
             if name == "default" {
-                return reply::text(500, "default namespace can not be deleted");
+                return Err(reply::text(500, "default namespace can not be deleted"));
             }
             if !s.namespaces.contains(name) {
-                return reply::text(500, &format!("namespace not found: {name}"));
+                return Err(reply::text(500, &format!("namespace not found: {name}")));
             }
             let index = s.begin("NamespaceDeleted");
             s.namespaces.remove(name);
             s.commit();
-            reply::done(index)
+            Ok(reply::done(index))
         }),
-        _ => reply::wrong_method(),
+        _ => Err(reply::wrong_method()),
     }
 }
 
 pub(crate) fn gc(call: &Call, collect: bool) -> Response {
-    if !call.writes() {
-        return reply::wrong_method();
-    }
     if collect {
         call.core.write(crate::server::collect_garbage);
     }
     reply::done(0)
 }
 
-pub(crate) fn operator(call: &Call, path: &[&str]) -> Response {
-    match path {
-        ["scheduler", "configuration"] if call.method == Method::GET => {
+pub(crate) fn operator(r: Asked, path: &[&str]) -> Result<Response, Response> {
+    Ok(match path {
+        ["scheduler", "configuration"] if r.method == Method::GET => {
+            let call = r.any(Need::OperatorRead)?;
             let (config, index) = call.core.read(|s| (s.scheduler_config.clone(), s.table(Table::Jobs)));
             let config = if config.is_null() {
                 json!({
@@ -191,33 +186,29 @@ pub(crate) fn operator(call: &Call, path: &[&str]) -> Response {
                 index,
             )
         }
-        ["scheduler", "configuration"] if call.writes() => match call.json() {
-            Ok(body) => call.core.write(|s| {
+        ["scheduler", "configuration"] => {
+            let call = r.put(Need::OperatorWrite)?;
+            let body = call.json()?;
+            call.core.write(|s| {
                 let index = s.begin("SchedulerConfig");
                 s.scheduler_config = body;
                 s.commit();
                 reply::written(&json!({"Index": index, "Updated": true}), index)
-            }),
-            Err(r) => r,
-        },
-        ["raft", "configuration"] => reply::plain_json(&json!({
-            "Index": 1,
-            "Servers": [{"Address": "127.0.0.1:4647", "ID": "00000000-0000-0000-0000-000000000001", "Leader": true, "Node": "dev", "RaftProtocol": "3", "Voter": true}],
-        })),
-        ["autopilot", "health"] => reply::plain_json(
-            &json!({"FailureTolerance": 0, "Healthy": true, "Servers": [], "Leader": "127.0.0.1:4647", "Voters": []}),
-        ),
-        _ => reply::not_found(),
-    }
-}
-
-pub(crate) fn acl(call: &Call, path: &[&str]) -> Response {
-    match path {
-        ["token", "self"] => reply::text(400, "ACL support disabled"),
-        ["token" | "tokens" | "policy" | "policies" | "roles" | "role" | "bootstrap", ..] => {
-            let _ = call;
-            reply::text(400, "ACL support disabled")
+            })
+        }
+        ["raft", "configuration"] => {
+            r.any(Need::OperatorRead)?;
+            reply::plain_json(&json!({
+                "Index": 1,
+                "Servers": [{"Address": "127.0.0.1:4647", "ID": "00000000-0000-0000-0000-000000000001", "Leader": true, "Node": "dev", "RaftProtocol": "3", "Voter": true}],
+            }))
+        }
+        ["autopilot", "health"] => {
+            r.any(Need::OperatorRead)?;
+            reply::plain_json(
+                &json!({"FailureTolerance": 0, "Healthy": true, "Servers": [], "Leader": "127.0.0.1:4647", "Voters": []}),
+            )
         }
         _ => reply::not_found(),
-    }
+    })
 }

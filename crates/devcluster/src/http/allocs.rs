@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::access::{Asked, Call, Need};
 use super::query::{numbered_before, opened, page};
-use super::{Call, reply};
+use super::reply;
 use crate::client::{AllocRunner, SignalError};
 use crate::ids::is_uuid;
 use crate::server::jobs;
@@ -23,8 +23,7 @@ pub(crate) async fn list(call: &Call) -> Result<Response, Response> {
     // Only pointers are copied under the lock; filters run outside of it.
     let (allocs, index): (Vec<Arc<Alloc>>, u64) = call.core.read(|s| {
         let all = s.alloc_order.values().filter(|a| a.id.starts_with(prefix));
-        let every = q.namespace() == "*";
-        let mine = all.filter(|a| every || q.in_namespace(&a.job.spec.namespace));
+        let mine = all.filter(|a| call.shows(&a.job.spec.namespace, "read-job"));
         (mine.cloned().collect(), s.table(Table::Allocs))
     });
     let (task_states, resources) = (q.flag("task_states", true), q.flag("resources", false));
@@ -60,9 +59,6 @@ fn lookup_error() -> Response {
 }
 
 pub(crate) async fn get(call: Call, id: &str) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
     if !is_uuid(id) {
         return lookup_error();
     }
@@ -72,55 +68,65 @@ pub(crate) async fn get(call: Call, id: &str) -> Response {
     }
     let (found, table) = call.core.read(|s| (s.allocs.get(id).cloned(), s.table(Table::Allocs)));
     match found {
+        // Nomad hides it, and forgets to say so with a 404.
+        Some(a) if !call.acl().may(&a.job.spec.namespace, &["read-job"]) => {
+            reply::text(500, &format!("Unknown allocation {id:?}"))
+        }
         Some(a) => reply::read(&a.to_json(true), a.modify_index),
         None => reply::missing("alloc not found", table),
     }
 }
 
-pub(crate) fn stop(call: &Call, id: &str) -> Response {
-    if !call.writes() {
-        return reply::wrong_method();
-    }
+pub(crate) fn stop(call: &Call, id: &str) -> Result<Response, Response> {
     if !is_uuid(id) {
-        return lookup_error();
+        return Err(lookup_error());
     }
+    let unknown = || reply::text(404, "allocation not found");
+    let alloc = call.core.read(|s| s.allocs.get(id).cloned()).ok_or_else(unknown)?;
+    call.demand(&alloc.job.spec.namespace, &["alloc-lifecycle"])?;
     let skip = call.query.flag("no_shutdown_delay", false);
     match call.core.write(|s| jobs::stop_alloc(s, id, skip)) {
-        Some((eval, index)) => reply::written(&json!({"EvalID": eval, "Index": index}), index),
-        None => reply::text(404, "allocation not found"),
+        Some((eval, index)) => Ok(reply::written(&json!({"EvalID": eval, "Index": index}), index)),
+        None => Err(unknown()),
     }
 }
 
 /// The runner behind an allocation, or the answer why there is none within reach.
-pub(crate) fn runner(call: &Call, id: &str) -> Result<Arc<AllocRunner>, Response> {
+pub(crate) fn runner(call: &Call, id: &str, any_of: &[&str]) -> Result<Arc<AllocRunner>, Response> {
     if !is_uuid(id) {
         return Err(lookup_error());
     }
     let unknown = || reply::text(404, &format!("Unknown allocation {id:?}"));
-    let node = call.core.read(|s| s.allocs.get(id).map(|a| a.node_id.clone())).ok_or_else(unknown)?;
-    let client = call.core.client(&node).ok_or_else(|| reply::text(404, "No path to node"))?;
+    let alloc = call.core.read(|s| s.allocs.get(id).cloned()).ok_or_else(unknown)?;
+    call.demand(&alloc.job.spec.namespace, any_of)?;
+    let client = call.core.client(&alloc.node_id).ok_or_else(|| reply::text(404, "No path to node"))?;
     if !client.reachable() {
         return Err(reply::text(404, "No path to node"));
     }
     client.runner(id).ok_or_else(unknown)
 }
 
-pub(crate) async fn client(call: Call, id: &str, action: &str) -> Response {
+pub(crate) async fn client(r: Asked, id: &str, action: &str) -> Result<Response, Response> {
     match action {
-        "signal" if call.writes() => signal(&call, id).unwrap_or_else(|r| r),
-        "restart" if call.writes() => restart(&call, id).await.unwrap_or_else(|r| r),
-        "stats" if call.method == Method::GET => stats(&call, id).unwrap_or_else(|r| r),
-        "checks" if call.method == Method::GET => reply::plain_json(&json!({})),
-        "gc" => reply::written(&json!({}), 0),
-        "signal" | "restart" | "stats" | "checks" => reply::wrong_method(),
-        _ => reply::not_found(),
+        "signal" => signal(&r.put(Need::Token)?, id),
+        "restart" => restart(&r.put(Need::Token)?, id).await,
+        "stats" => stats(&r.get(Need::Token)?, id),
+        "checks" => {
+            runner(&r.get(Need::Token)?, id, &["read-job"])?;
+            Ok(reply::plain_json(&json!({})))
+        }
+        "gc" => {
+            runner(&r.any(Need::Token)?, id, &["submit-job", "gc-allocation"])?;
+            Ok(reply::written(&json!({}), 0))
+        }
+        _ => Err(reply::not_found()),
     }
 }
 
 fn signal(call: &Call, id: &str) -> Result<Response, Response> {
     let body = call.json_or_empty()?;
     let field = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let runner = runner(call, id)?;
+    let runner = runner(call, id, &["alloc-lifecycle"])?;
     match runner.signal(&field("Task"), &field("Signal")) {
         Ok(()) => Ok(reply::plain_json(&json!({"Index": 0}))),
         Err(SignalError::TaskNotFound) => Err(reply::text(500, "Task not found")),
@@ -135,7 +141,7 @@ async fn restart(call: &Call, id: &str) -> Result<Response, Response> {
     if all && !task.is_empty() {
         return Err(reply::text(500, "task name cannot be set when restarting all tasks"));
     }
-    let runner = runner(call, id)?;
+    let runner = runner(call, id, &["alloc-lifecycle"])?;
     match runner.restart(task, all).await {
         Ok(()) => Ok(reply::plain_json(&json!({"Index": 0}))),
         Err(text) => Err(reply::text(500, &text)),
@@ -143,7 +149,7 @@ async fn restart(call: &Call, id: &str) -> Result<Response, Response> {
 }
 
 fn stats(call: &Call, id: &str) -> Result<Response, Response> {
-    let runner = runner(call, id)?;
+    let runner = runner(call, id, &["read-job"])?;
     let now = call.core.clock.now_ns();
     let usage = json!({
         "CpuStats": {"Measured": ["Percent"], "Percent": 0.0, "SystemMode": 0.0, "ThrottledPeriods": 0, "ThrottledTime": 0, "TotalTicks": 0.0, "UserMode": 0.0},

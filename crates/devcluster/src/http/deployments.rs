@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::access::{Asked, Call, Need, READ_JOB};
 use super::query::{numbered_before, opened, page};
-use super::{Call, reply};
+use super::reply;
 use crate::ids::is_uuid;
 use crate::server::deployments as server;
 use crate::state::{Alloc, Deployment, Health, State, Table};
@@ -20,7 +20,7 @@ pub(crate) async fn list(call: &Call) -> Result<Response, Response> {
         let all = s.deployment_order.iter().filter_map(|(_, id)| s.deployments.get(id));
         let page = page(
             q,
-            all.filter(|d| d.id.starts_with(prefix) && q.in_namespace(&d.job.0)),
+            all.filter(|d| d.id.starts_with(prefix) && call.shows(&d.job.0, "read-job")),
             |d| format!("{}.{}", d.create_index, d.id),
             |d, token| numbered_before(d.create_index, &d.id, token),
             |d| filter.as_ref().map_or(Ok(true), |f| f.accepts(&d.to_json())),
@@ -30,19 +30,29 @@ pub(crate) async fn list(call: &Call) -> Result<Response, Response> {
     })
 }
 
-pub(crate) async fn route(call: Call, path: &[&str]) -> Response {
+pub(crate) async fn route(r: Asked, path: &[&str]) -> Result<Response, Response> {
     match path {
-        ["allocations", id] if call.method == Method::GET => allocations(&call, id).await,
-        ["fail", id] if call.writes() => fail(&call, id),
-        ["pause", id] if call.writes() => pause(&call, id),
-        ["promote", id] if call.writes() => promote(&call, id),
-        ["allocation-health", id] if call.writes() => health(&call, id),
-        ["unblock", _] if call.writes() => reply::text(500, "can't unblock deployment that isn't blocked"),
-        ["fail" | "pause" | "promote" | "unblock" | "allocations" | "allocation-health", _] => reply::wrong_method(),
-        [id] if call.method == Method::GET => get(&call, id).await,
-        [_] => reply::wrong_method(),
-        _ => reply::not_found(),
+        ["allocations", id] => allocations(&r.get(READ_JOB)?, id).await,
+        ["fail", id] => Ok(fail(&changer(r, id, "fail-deployment")?, id)),
+        ["pause", id] => Ok(pause(&changer(r, id, "pause-deployment")?, id)),
+        ["promote", id] => Ok(promote(&changer(r, id, "promote-deployment")?, id)),
+        ["allocation-health", id] => Ok(health(&changer(r, id, "set-alloc-health-deployment")?, id)),
+        ["unblock", id] => {
+            changer(r, id, "unblock-deployment")?;
+            Err(reply::text(500, "can't unblock deployment that isn't blocked"))
+        }
+        [id] => Ok(get(&r.get(READ_JOB)?, id).await),
+        _ => Err(reply::not_found()),
     }
+}
+
+/// Nomad looks for the deployment before it asks what its namespace allows.
+fn changer(r: Asked, id: &str, capability: &str) -> Result<Call, Response> {
+    let call = r.put(Need::Token)?;
+    let unknown = || reply::text(500, "deployment not found");
+    let namespace = call.core.read(|s| s.deployments.get(id).map(|d| d.job.0.clone())).ok_or_else(unknown)?;
+    call.demand(&namespace, &["submit-job", capability])?;
+    Ok(call)
 }
 
 async fn get(call: &Call, id: &str) -> Response {
@@ -54,19 +64,21 @@ async fn get(call: &Call, id: &str) -> Response {
         return r;
     }
     call.core.read(|s| match s.deployments.get(id) {
-        Some(d) => reply::read(&d.to_json(), d.modify_index),
-        None => reply::missing("deployment not found", s.table(Table::Deployments)),
+        Some(d) if call.acl().may(&d.job.0, &["read-job"]) => reply::read(&d.to_json(), d.modify_index),
+        _ => reply::missing("deployment not found", s.table(Table::Deployments)),
     })
 }
 
-async fn allocations(call: &Call, id: &str) -> Response {
-    if let Err(r) = call.query.wait(&call.core, |s| s.table(Table::Allocs)).await {
-        return r;
-    }
+async fn allocations(call: &Call, id: &str) -> Result<Response, Response> {
+    call.query.wait(&call.core, |s| s.table(Table::Allocs)).await?;
     call.core.read(|s| {
-        let allocs = s.deployments.get(id).map(|d| s.allocs_of(&d.job)).unwrap_or_default();
+        let mut allocs = Vec::new();
+        if let Some(d) = s.deployments.get(id) {
+            call.demand(&d.job.0, &["read-job"])?;
+            allocs = s.allocs_of(&d.job);
+        }
         let rows: Vec<_> = allocs.iter().filter(|a| a.deployment_id == id).map(|a| a.stub(true, false)).collect();
-        reply::read(&rows, s.table(Table::Allocs))
+        Ok(reply::read(&rows, s.table(Table::Allocs)))
     })
 }
 

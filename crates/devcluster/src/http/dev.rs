@@ -6,7 +6,8 @@ use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::{Call, reply};
+use super::access::Call;
+use super::reply;
 use crate::client::Agent;
 use crate::core::Core;
 use crate::faults::Wire;

@@ -1,11 +1,11 @@
 //! `/v1/evaluations` and `/v1/evaluation/:id`.
 
-use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::access::Call;
 use super::query::{numbered_before, opened, page};
-use super::{Call, reply};
+use super::reply;
 use crate::ids::is_uuid;
 use crate::state::{State, Table};
 
@@ -16,7 +16,7 @@ pub(crate) async fn list(call: &Call) -> Result<Response, Response> {
     call.core.read(|s| {
         let all = s.eval_order.iter().filter_map(|(_, id)| s.evals.get(id)).filter(|e| {
             e.id.starts_with(prefix)
-                && q.in_namespace(&e.job.0)
+                && call.shows(&e.job.0, "read-job")
                 && (job.is_empty() || e.job.1 == job)
                 && (status.is_empty() || e.status.as_str() == status)
         });
@@ -33,9 +33,8 @@ pub(crate) async fn list(call: &Call) -> Result<Response, Response> {
 }
 
 pub(crate) fn count(call: &Call) -> Response {
-    let q = &call.query;
     call.core.read(|s| {
-        let n = s.evals.values().filter(|e| q.in_namespace(&e.job.0)).count();
+        let n = s.evals.values().filter(|e| call.shows(&e.job.0, "read-job")).count();
         reply::read(
             &json!({"Count": n, "Index": s.table(Table::Evals), "KnownLeader": true, "LastContact": 0, "NextToken": ""}),
             s.table(Table::Evals),
@@ -43,45 +42,35 @@ pub(crate) fn count(call: &Call) -> Response {
     })
 }
 
-pub(crate) async fn get(call: Call, id: &str) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
+pub(crate) async fn get(call: Call, id: &str) -> Result<Response, Response> {
     if !is_uuid(id) {
-        return reply::text(500, "eval lookup failed: index error: UUID must be 36 characters");
+        return Err(reply::text(500, "eval lookup failed: index error: UUID must be 36 characters"));
     }
     let index_of = |s: &State| s.evals.get(id).map_or_else(|| s.table(Table::Evals), |e| e.modify_index);
-    if let Err(r) = call.query.wait(&call.core, index_of).await {
-        return r;
-    }
-    call.core.read(|s| match s.evals.get(id) {
-        Some(e) => {
-            let mut v = e.to_json();
-            if call.query.flag("related", false)
-                && let Some(m) = v.as_object_mut()
-            {
-                let related: Vec<Value> = s.evals_of(&e.job).iter().filter(|o| o.id != e.id).map(|o| o.to_json()).collect();
-                m.insert("RelatedEvals".into(), json!(related));
-            }
-            reply::read(&v, e.modify_index)
+    call.query.wait(&call.core, index_of).await?;
+    call.core.read(|s| {
+        let Some(e) = s.evals.get(id) else { return Err(reply::missing("eval not found", s.table(Table::Evals))) };
+        call.demand(&e.job.0, &["read-job"])?;
+        let mut v = e.to_json();
+        if call.query.flag("related", false)
+            && let Some(m) = v.as_object_mut()
+        {
+            let related: Vec<Value> = s.evals_of(&e.job).iter().filter(|o| o.id != e.id).map(|o| o.to_json()).collect();
+            m.insert("RelatedEvals".into(), json!(related));
         }
-        None => reply::missing("eval not found", s.table(Table::Evals)),
+        Ok(reply::read(&v, e.modify_index))
     })
 }
 
-pub(crate) async fn allocations(call: Call, id: &str) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
-    if let Err(r) = call.query.wait(&call.core, |s| s.table(Table::Allocs)).await {
-        return r;
-    }
+pub(crate) async fn allocations(call: Call, id: &str) -> Result<Response, Response> {
+    call.query.wait(&call.core, |s| s.table(Table::Allocs)).await?;
     call.core.read(|s| {
-        let allocs = match s.evals.get(id) {
-            Some(e) => s.allocs_of(&e.job),
-            None => Vec::new(),
-        };
+        let mut allocs = Vec::new();
+        if let Some(e) = s.evals.get(id) {
+            call.demand(&e.job.0, &["read-job"])?;
+            allocs = s.allocs_of(&e.job);
+        }
         let rows: Vec<_> = allocs.iter().filter(|a| a.eval_id == id).map(|a| a.stub(true, false)).collect();
-        reply::read(&rows, s.table(Table::Allocs))
+        Ok(reply::read(&rows, s.table(Table::Allocs)))
     })
 }

@@ -4,32 +4,27 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 use axum::body::Body;
-use axum::http::Method;
 use axum::response::Response;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Call, reply};
+use super::access::Call;
+use super::reply;
 use crate::client::AllocRunner;
 use crate::state::Phase;
 
-pub(crate) async fn route(call: Call, action: &str, id: &str) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
-    let runner = match super::allocs::runner(&call, id) {
-        Ok(r) => r,
-        Err(r) => return r,
-    };
+pub(crate) async fn route(call: Call, action: &str, id: &str) -> Result<Response, Response> {
+    let need: &[&str] = if action == "logs" { &["read-fs", "read-logs"] } else { &["read-fs"] };
+    let runner = super::allocs::runner(&call, id, need)?;
     let root = call.core.config.data_dir.join("alloc").join(id);
-    match action {
+    Ok(match action {
         "logs" => logs(&call, &runner, root),
         "ls" => list(&root, call.query.get("path")),
         "stat" => stat(&root, call.query.get("path")),
         "cat" | "readat" | "stream" => cat(&root, call.query.get("path")),
         _ => reply::not_found(),
-    }
+    })
 }
 
 fn logs(call: &Call, runner: &std::sync::Arc<AllocRunner>, root: PathBuf) -> Response {

@@ -4,8 +4,9 @@ use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use super::access::{Asked, Call, Need, READ_JOB};
 use super::jobs::{register, summary};
-use super::{Call, reply};
+use super::reply;
 use crate::job::{JobKey, diff};
 use crate::server::{jobs as server, periodic};
 use crate::state::{State, Table};
@@ -28,7 +29,7 @@ const ACTIONS: [&str; 15] = [
     "actions",
 ];
 
-pub(crate) async fn route(call: Call, rest: &[String]) -> Response {
+pub(crate) async fn route(r: Asked, rest: &[String]) -> Result<Response, Response> {
     let (id, action): (String, &str) = match rest {
         [id @ .., periodic, force] if periodic == "periodic" && force == "force" && !id.is_empty() => {
             (id.join("/"), "periodic/force")
@@ -36,30 +37,42 @@ pub(crate) async fn route(call: Call, rest: &[String]) -> Response {
         [id @ .., last] if !id.is_empty() && ACTIONS.contains(&last.as_str()) => (id.join("/"), last.as_str()),
         all => (all.join("/"), ""),
     };
-    let key: JobKey = (call.query.namespace().to_owned(), id);
-    let out = match (action, &call.method) {
-        ("", &Method::GET) => get(&call, &key).await,
-        ("", &Method::PUT | &Method::POST) => register(&call, Some(&key.1)),
-        ("", &Method::DELETE) => Ok(delete(&call, &key)),
-        ("allocations", &Method::GET) => allocations(&call, &key).await,
-        ("evaluations", &Method::GET) => evaluations(&call, &key).await,
-        ("deployments" | "deployment", &Method::GET) => deployments(&call, &key, action == "deployments").await,
-        ("summary", &Method::GET) => get_summary(&call, &key).await,
-        ("versions", &Method::GET) => versions(&call, &key).await,
-        ("submission", &Method::GET) => Ok(reply::missing("job source not found", call.core.read(|s| s.table(Table::Jobs)))),
-        ("services", &Method::GET) => Ok(reply::read(&json!([]), 1)),
-        ("actions", &Method::GET) => Ok(reply::read(&json!([]), 1)),
-        ("scale", &Method::GET) => scale_status(&call, &key).await,
-        ("plan", &Method::PUT | &Method::POST) => plan(&call, &key),
-        ("evaluate", &Method::PUT | &Method::POST) => evaluate(&call, &key),
-        ("dispatch", &Method::PUT | &Method::POST) => dispatch(&call, &key),
-        ("periodic/force", &Method::PUT | &Method::POST) => force(&call, &key),
-        ("scale", &Method::PUT | &Method::POST) => scale(&call, &key),
-        ("revert", &Method::PUT | &Method::POST) => revert(&call, &key),
-        ("stable", &Method::PUT | &Method::POST) => stable(&call, &key),
-        _ => Ok(reply::wrong_method()),
-    };
-    out.unwrap_or_else(|r| r)
+    let key: JobKey = (r.query.namespace().to_owned(), id);
+    match (action, &r.method) {
+        ("", &Method::GET) => get(&r.any(READ_JOB)?, &key).await,
+        ("", &Method::PUT | &Method::POST) => register(&r.any(Need::Token)?, Some(&key.1)),
+        ("", &Method::DELETE) => {
+            let need: &[&str] = if r.query.flag("purge", false) {
+                &["submit-job", "purge-job"]
+            } else {
+                &["submit-job", "purge-job", "deregister-job"]
+            };
+            Ok(delete(&r.any(Need::Any(need))?, &key))
+        }
+        ("", _) => Err(reply::wrong_method()),
+        ("allocations", _) => allocations(&r.get(READ_JOB)?, &key).await,
+        ("evaluations", _) => evaluations(&r.get(READ_JOB)?, &key).await,
+        ("deployments" | "deployment", _) => deployments(&r.get(READ_JOB)?, &key, action == "deployments").await,
+        ("summary", _) => get_summary(&r.get(READ_JOB)?, &key).await,
+        ("versions", _) => versions(&r.get(READ_JOB)?, &key).await,
+        ("submission", _) => {
+            let call = r.get(READ_JOB)?;
+            Ok(reply::missing("job source not found", call.core.read(|s| s.table(Table::Jobs))))
+        }
+        ("services" | "actions", _) => {
+            r.get(READ_JOB)?;
+            Ok(reply::read(&json!([]), 1))
+        }
+        ("scale", &Method::GET) => scale_status(&r.any(Need::Any(&["read-job", "read-job-scaling"]))?, &key).await,
+        ("scale", _) => scale(&r.put(Need::Any(&["scale-job", "submit-job"]))?, &key),
+        ("plan", _) => plan(&r.put(Need::Token)?, &key),
+        ("evaluate", _) => evaluate(&r.put(Need::Any(&["submit-job", "evaluate-job"]))?, &key),
+        ("dispatch", _) => dispatch(&r.put(Need::Any(&["dispatch-job"]))?, &key),
+        ("periodic/force", _) => force(&r.put(Need::Any(&["dispatch-job", "submit-job", "force-periodic-job"]))?, &key),
+        ("revert", _) => revert(&r.put(Need::Any(&["submit-job", "revert-job"]))?, &key),
+        ("stable", _) => stable(&r.put(Need::Any(&["submit-job", "stable-job"]))?, &key),
+        _ => Err(reply::wrong_method()),
+    }
 }
 
 fn job_index(s: &State, key: &JobKey) -> u64 {
@@ -170,6 +183,7 @@ fn plan(call: &Call, key: &JobKey) -> Result<Response, Response> {
     if raw.get("ID").and_then(Value::as_str) != Some(key.1.as_str()) {
         return Err(reply::text(400, "Job ID does not match"));
     }
+    call.demand(&crate::job::spec::text(&raw, "Namespace"), &["submit-job", "plan-job"])?;
     call.core.write(|s| {
         let (job, errors) = super::jobs::check(s, &raw);
         if !errors.is_empty() {

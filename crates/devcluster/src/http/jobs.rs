@@ -3,25 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use super::access::Call;
 use super::query::page;
-use super::{Call, reply};
+use super::reply;
 use crate::job::{Job, JobKey, canonical, validate};
 use crate::server::jobs as server;
 use crate::state::{ClientStatus, Desired, State, Table};
 
-pub(crate) async fn collection(call: Call) -> Response {
-    match call.method {
-        Method::GET => list(call).await.unwrap_or_else(|r| r),
-        Method::PUT | Method::POST => register(&call, None).unwrap_or_else(|r| r),
-        _ => reply::wrong_method(),
-    }
-}
-
-async fn list(call: Call) -> Result<Response, Response> {
+pub(crate) async fn list(call: Call) -> Result<Response, Response> {
     let q = &call.query;
     q.wait(&call.core, |s| s.table(Table::Jobs).max(s.table(Table::Allocs))).await?;
     let filter = q.filter()?;
@@ -32,7 +24,7 @@ async fn list(call: Call) -> Result<Response, Response> {
             .jobs
             .values()
             .map(|e| e.current.clone())
-            .filter(|j| q.in_namespace(&j.spec.namespace) && j.spec.id.starts_with(&prefix));
+            .filter(|j| call.shows(&j.spec.namespace, "list-jobs") && j.spec.id.starts_with(&prefix));
         let page = page(
             q,
             jobs,
@@ -162,6 +154,7 @@ fn warnings(job: &Value) -> String {
 
 pub(crate) fn register(call: &Call, id: Option<&str>) -> Result<Response, Response> {
     let (body, raw) = job_of(call, id)?;
+    call.demand(&text(&raw, "Namespace"), &["submit-job", "register-job"])?;
     call.core.write(|s| {
         let (job, errors) = check(s, &raw);
         if !errors.is_empty() {
@@ -200,9 +193,6 @@ fn text(v: &Value, key: &str) -> String {
 }
 
 pub(crate) fn parse(call: &Call) -> Response {
-    if !call.writes() {
-        return reply::wrong_method();
-    }
     let body = match call.json() {
         Ok(b) => b,
         Err(r) => return r,
@@ -222,30 +212,22 @@ pub(crate) fn parse(call: &Call) -> Response {
     }
 }
 
-pub(crate) fn validate(call: &Call) -> Response {
-    if !call.writes() {
-        return reply::wrong_method();
-    }
-    let (_, raw) = match job_of(call, None) {
-        Ok(x) => x,
-        Err(r) => return r,
-    };
+pub(crate) fn validate(call: &Call) -> Result<Response, Response> {
+    let (_, raw) = job_of(call, None)?;
+    call.demand(&text(&raw, "Namespace"), &["read-job"])?;
     let (_, errors) = call.core.read(|s| check(s, &raw));
     let (list, error) = if errors.is_empty() { (Value::Null, String::new()) } else { (json!(errors.messages()), errors.print()) };
-    reply::plain_json(&json!({"DriverConfigValidated": true, "Error": error, "ValidationErrors": list, "Warnings": ""}))
+    Ok(reply::plain_json(&json!({"DriverConfigValidated": true, "Error": error, "ValidationErrors": list, "Warnings": ""})))
 }
 
 /// What Nomad's web interface and `job status` read.
 pub(crate) async fn statuses(call: Call) -> Response {
-    if !call.is(&[Method::GET, Method::POST]) {
-        return reply::wrong_method();
-    }
     if let Err(r) = call.query.wait(&call.core, |s| s.table(Table::Jobs)).await {
         return r;
     }
     call.core.read(|s| {
         let mut jobs: Vec<Arc<Job>> =
-            s.jobs.values().map(|e| e.current.clone()).filter(|j| call.query.in_namespace(&j.spec.namespace)).collect();
+            s.jobs.values().map(|e| e.current.clone()).filter(|j| call.shows(&j.spec.namespace, "read-job")).collect();
         jobs.retain(|j| j.spec.parent_id.is_empty());
         jobs.sort_by_key(|j| std::cmp::Reverse(j.modify_index));
         let rows: Vec<Value> = jobs.iter().map(|j| status_row(s, j)).collect();
@@ -283,35 +265,5 @@ fn status_row(s: &State, j: &Job) -> Value {
         "LatestDeployment": deployment, "ModifyIndex": j.modify_index, "Name": j.spec.name, "Namespace": j.spec.namespace,
         "NodePool": j.spec.node_pool, "ParentID": j.spec.parent_id, "Priority": j.spec.priority, "Status": j.status, "Stop": j.stop,
         "SubmitTime": j.submit_time, "Type": j.spec.kind.as_str(), "Version": j.version,
-    })
-}
-
-/// Prefix search, which the official command line asks before it reads anything by a short id.
-pub(crate) fn search(call: &Call) -> Response {
-    if !call.writes() {
-        return reply::wrong_method();
-    }
-    let body = match call.json() {
-        Ok(b) => b,
-        Err(r) => return r,
-    };
-    let (prefix, context) = (text(&body, "Prefix"), text(&body, "Context"));
-    call.core.read(|s| {
-        let mut matches = Map::new();
-        let mut add = |name: &str, ids: Vec<String>| {
-            if context == "all" || context.is_empty() || context == name {
-                matches.insert(name.to_owned(), json!(ids.into_iter().take(20).collect::<Vec<_>>()));
-            }
-        };
-        add("jobs", s.jobs.keys().filter(|k| k.1.starts_with(&prefix)).map(|k| k.1.clone()).collect());
-        add("allocs", s.allocs.keys().filter(|k| k.starts_with(&prefix)).cloned().collect());
-        add("nodes", s.nodes.keys().filter(|k| k.starts_with(&prefix)).cloned().collect());
-        add("evals", s.evals.keys().filter(|k| k.starts_with(&prefix)).cloned().collect());
-        add("deployment", s.deployments.keys().filter(|k| k.starts_with(&prefix)).cloned().collect());
-        let truncated: Map<String, Value> = matches.keys().map(|k| (k.clone(), json!(false))).collect();
-        reply::read(
-            &json!({"Matches": matches, "Truncations": truncated, "Index": s.index, "KnownLeader": true, "LastContact": 0, "NextToken": ""}),
-            s.index,
-        )
     })
 }

@@ -3,6 +3,8 @@
 
 #![expect(clippy::result_large_err, reason = "an early answer is an answer like any other: it is moved once and sent")]
 
+mod access;
+mod acl;
 mod agent;
 mod allocs;
 mod deployments;
@@ -14,6 +16,7 @@ mod jobs;
 mod nodes;
 mod query;
 mod reply;
+mod search;
 mod stream;
 mod vars;
 
@@ -21,52 +24,22 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::{HeaderMap, Method};
 use axum::response::Response;
-use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
 use crate::core::Core;
 use crate::faults::FaultKind;
+use access::{Asked, Need, READ_JOB};
 use query::Query;
 
 /// Requests bigger than this are refused: no jobspec is.
 const MAX_BODY: usize = 64 * 1024 * 1024;
 
+pub(crate) use acl::bootstrap;
+
 pub(crate) fn router(core: Arc<Core>) -> Router {
     Router::new().fallback(handle).with_state(core)
-}
-
-/// A request taken apart.
-pub(crate) struct Call {
-    pub core: Arc<Core>,
-    pub method: Method,
-    /// Decoded, without the leading `v1`.
-    pub path: Vec<String>,
-    pub query: Query,
-    pub body: Bytes,
-}
-
-impl Call {
-    pub(crate) fn is(&self, methods: &[Method]) -> bool {
-        methods.contains(&self.method)
-    }
-
-    pub(crate) fn writes(&self) -> bool {
-        self.method == Method::PUT || self.method == Method::POST
-    }
-
-    pub(crate) fn json(&self) -> Result<serde_json::Value, Response> {
-        if self.body.is_empty() {
-            return Err(reply::text(400, "Request body is empty"));
-        }
-        serde_json::from_slice(&self.body).map_err(|e| reply::text(400, &reply::go_json_error(&self.body, &e)))
-    }
-
-    /// As `json`, but an empty body is an empty object.
-    pub(crate) fn json_or_empty(&self) -> Result<serde_json::Value, Response> {
-        if self.body.is_empty() { Ok(serde_json::json!({})) } else { self.json() }
-    }
 }
 
 pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
@@ -77,8 +50,12 @@ pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> R
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     if segments.first().map(String::as_str) == Some("dev") {
         let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else { return reply::text(413, "body too large") };
-        let call = Call { core, method: parts.method, path: segments[1..].to_vec(), query, body };
-        return dev::route(call).await;
+        let path = segments[1..].to_vec();
+        let asked = Asked { core, method: parts.method, path, query, body, secret: String::new(), says: None };
+        return match asked.any(Need::Open) {
+            Ok(call) => dev::route(call).await,
+            Err(refused) => refused,
+        };
     }
     let fault = core.faults.hit(parts.method.as_str(), &decoded);
     let mut late = None;
@@ -92,7 +69,11 @@ pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> R
     }
     let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else { return reply::text(413, "http: request body too large") };
     let response = match segments.split_first() {
-        Some((v1, rest)) if v1 == "v1" => route(Call { core, method: parts.method, path: rest.to_vec(), query, body }).await,
+        Some((v1, rest)) if v1 == "v1" => {
+            let (secret, path) = (secret(&parts.headers), rest.to_vec());
+            let asked = Asked { core, method: parts.method, path, query, body, secret, says: None };
+            route(asked).await.unwrap_or_else(|refused| refused)
+        }
         Some((ui, _)) if ui.is_empty() || ui == "ui" => reply::text(200, "curfew dev cluster: the API is below /v1\n"),
         _ => reply::not_found(),
     };
@@ -106,58 +87,103 @@ pub(crate) async fn handle(State(core): State<Arc<Core>>, request: Request) -> R
     }
 }
 
-async fn route(call: Call) -> Response {
-    let owned: Vec<String> = call.path.clone();
-    let path: Vec<&str> = owned.iter().map(String::as_str).collect();
-    if !call.core.has_leader() && !matches!(path.first(), Some(&("agent" | "status"))) {
-        return reply::text(500, "No cluster leader");
+/// The token, in either of the headers that Nomad reads.
+fn secret(headers: &HeaderMap) -> String {
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    match header("x-nomad-token") {
+        "" => header("authorization").strip_prefix("Bearer ").unwrap_or_default(),
+        token => token,
     }
-    match path.as_slice() {
-        ["jobs"] => jobs::collection(call).await,
-        ["jobs", "parse"] => jobs::parse(&call),
-        ["jobs", "statuses"] => jobs::statuses(call).await,
-        ["validate", "job"] => jobs::validate(&call),
-        ["search", ..] => jobs::search(&call),
+    .trim()
+    .to_owned()
+}
+
+/// An agent that resolves a token itself says this before what is wrong with it.
+const AGENT_SAYS: &str = "ACL token not found or invalid workload identity: ";
+
+async fn route(r: Asked) -> Result<Response, Response> {
+    let owned: Vec<String> = r.path.clone();
+    let path: Vec<&str> = owned.iter().map(String::as_str).collect();
+    if !r.core.has_leader() && !matches!(path.first(), Some(&("agent" | "status"))) {
+        return Err(reply::text(500, "No cluster leader"));
+    }
+    Ok(match path.as_slice() {
+        ["jobs"] if r.method == Method::GET => jobs::list(r.get(Need::Any(&["list-jobs"]))?).await?,
+        ["jobs"] => jobs::register(&r.put(Need::Token)?, None)?,
+        ["jobs", "parse"] => jobs::parse(&r.saying(AGENT_SAYS).put(Need::Any(&["parse-job", "submit-job"]))?),
+        ["jobs", "statuses"] if matches!(r.method, Method::GET | Method::POST) => jobs::statuses(r.any(READ_JOB)?).await,
+        ["jobs", "statuses"] => reply::wrong_method(),
+        ["validate", "job"] => jobs::validate(&r.put(Need::Token)?)?,
+        ["search", ..] => search::prefix(&r.put(Need::Token)?)?,
         ["job", rest @ ..] if !rest.is_empty() => {
             let rest: Vec<String> = rest.iter().map(|s| (*s).to_owned()).collect();
-            job::route(call, &rest).await
+            job::route(r, &rest).await?
         }
-        ["allocations"] => allocs::list(&call).await.unwrap_or_else(|r| r),
-        ["allocation", id] => allocs::get(call, id).await,
-        ["allocation", id, "stop"] => allocs::stop(&call, id),
-        ["allocation", _, "services" | "checks"] => reply::read(&serde_json::json!([]), 1),
-        ["client", "allocation", id, action] => allocs::client(call, id, action).await,
-        ["client", "fs", action, id] => fs::route(call, action, id).await,
-        ["client", "metadata"] => nodes::metadata(&call),
-        ["client", "stats"] => agent::client_stats(&call),
-        ["client", "gc"] => reply::written(&serde_json::json!({}), 0),
-        ["nodes"] => nodes::list(&call).await.unwrap_or_else(|r| r),
-        ["node", "pools"] | ["node", "pool", ..] => nodes::pools(&call, &path[1..]),
-        ["node", id] => nodes::get(call, id).await,
-        ["node", id, "allocations"] => nodes::allocations(call, id).await,
-        ["node", id, "drain"] => nodes::drain(&call, id),
-        ["node", id, "eligibility"] => nodes::eligibility(&call, id),
-        ["node", id, "evaluate"] => nodes::evaluate(&call, id),
-        ["evaluations"] => evals::list(&call).await.unwrap_or_else(|r| r),
-        ["evaluations", "count"] => evals::count(&call),
-        ["evaluation", id] => evals::get(call, id).await,
-        ["evaluation", id, "allocations"] => evals::allocations(call, id).await,
-        ["deployments"] => deployments::list(&call).await.unwrap_or_else(|r| r),
-        ["deployment", rest @ ..] => deployments::route(call, rest).await,
-        ["event", "stream"] => stream::open(&call),
-        ["status", what @ ("leader" | "peers")] => agent::status(&call, what),
-        ["agent", rest @ ..] => agent::route(&call, rest),
-        ["regions"] => agent::regions(&call),
-        ["namespaces"] => agent::namespaces(&call),
-        ["namespace", name] => agent::namespace(&call, name),
-        ["namespace"] => agent::namespace(&call, ""),
-        ["system", "gc" | "reconcile", ..] => agent::gc(&call, path.get(1) == Some(&"gc")),
-        ["operator", rest @ ..] => agent::operator(&call, rest),
-        ["acl", rest @ ..] => agent::acl(&call, rest),
-        ["vars"] => vars::list(call).await,
-        ["var", rest @ ..] if !rest.is_empty() => vars::one(call, &rest.join("/")).await,
-        ["volumes" | "plugins" | "services" | "scaling", ..] => reply::read(&serde_json::json!([]), 1),
-        ["metrics"] => reply::plain_json(&serde_json::json!({"Counters": [], "Gauges": [], "Points": [], "Samples": []})),
+        ["allocations"] => allocs::list(&r.get(READ_JOB)?).await?,
+        ["allocation", id] => allocs::get(r.get(Need::Token)?, id).await,
+        ["allocation", id, "stop"] => allocs::stop(&r.put(Need::Token)?, id)?,
+        ["allocation", _, "services" | "checks"] => {
+            r.get(READ_JOB)?;
+            reply::read(&serde_json::json!([]), 1)
+        }
+        ["client", "allocation", id, action] => allocs::client(r, id, action).await?,
+        ["client", "fs", action, id] => fs::route(r.get(Need::Token)?, action, id).await?,
+        ["client", "metadata"] => nodes::metadata(r)?,
+        ["client", "stats"] => agent::client_stats(&r.get(Need::NodeRead)?),
+        ["client", "gc"] => {
+            r.any(Need::NodeWrite)?;
+            reply::written(&serde_json::json!({}), 0)
+        }
+        ["nodes"] => nodes::list(&r.get(Need::NodeRead)?).await?,
+        ["node", "pools"] | ["node", "pool", ..] => nodes::pools(&r.get(Need::Token)?, &path[1..])?,
+        ["node", id] => nodes::get(r.get(Need::NodeRead)?, id).await,
+        ["node", id, "allocations"] => nodes::allocations(r.get(Need::NodeRead)?, id).await,
+        ["node", id, "drain"] => nodes::drain(&r.put(Need::NodeWrite)?, id),
+        ["node", id, "eligibility"] => nodes::eligibility(&r.put(Need::NodeWrite)?, id),
+        ["node", id, "evaluate"] => nodes::evaluate(&r.put(Need::NodeWrite)?, id),
+        ["evaluations"] => evals::list(&r.get(READ_JOB)?).await?,
+        ["evaluations", "count"] => evals::count(&r.get(READ_JOB)?),
+        ["evaluation", id] => evals::get(r.get(READ_JOB)?, id).await?,
+        ["evaluation", id, "allocations"] => evals::allocations(r.get(READ_JOB)?, id).await?,
+        ["deployments"] => deployments::list(&r.get(READ_JOB)?).await?,
+        ["deployment", rest @ ..] => deployments::route(r, rest).await?,
+        ["event", "stream"] => stream::open(&r.get(Need::Open)?),
+        ["status", what @ ("leader" | "peers")] => agent::status(&r.get(Need::Open)?, what),
+        ["agent", rest @ ..] => agent::route(r, rest)?,
+        ["regions"] => agent::regions(&r.get(Need::Open)?),
+        ["namespaces"] => agent::namespaces(&r.get(Need::Token)?),
+        ["namespace", name] => agent::namespace(r, name)?,
+        ["namespace"] => agent::namespace(r, "")?,
+        ["system", "gc" | "reconcile", ..] => agent::gc(&r.put(Need::Management)?, path.get(1) == Some(&"gc")),
+        ["operator", rest @ ..] => agent::operator(r, rest)?,
+        ["acl", rest @ ..] => acl::route(r, rest)?,
+        ["vars"] => vars::list(r.get(Need::Token)?).await?,
+        ["var", rest @ ..] if !rest.is_empty() => vars::one(r.any(Need::Token)?, &rest.join("/")).await?,
+        ["volumes", ..] => {
+            r.get(Need::Any(&["csi-list-volume", "csi-read-volume", "csi-mount-volume", "list-jobs"]))?;
+            reply::read(&serde_json::json!([]), 1)
+        }
+        ["plugins", ..] => {
+            r.get(Need::PluginList)?;
+            reply::read(&serde_json::json!([]), 1)
+        }
+        ["services", ..] => {
+            r.get(READ_JOB)?;
+            reply::read(&serde_json::json!([]), 1)
+        }
+        ["scaling", ..] => {
+            let call = r.get(Need::Token)?;
+            let namespace = call.query.namespace();
+            if !call.acl().may(namespace, &["list-scaling-policies"]) {
+                call.demand(namespace, &["list-jobs"])?;
+                call.demand(namespace, &["read-job"])?;
+            }
+            reply::read(&serde_json::json!([]), 1)
+        }
+        ["metrics"] => {
+            r.get(Need::Open)?;
+            reply::plain_json(&serde_json::json!({"Counters": [], "Gauges": [], "Points": [], "Samples": []}))
+        }
         _ => reply::not_found(),
-    }
+    })
 }

@@ -6,8 +6,9 @@ use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::access::{Asked, Call, Need};
 use super::query::{opened, page};
-use super::{Call, reply};
+use super::reply;
 use crate::ids::is_uuid;
 use crate::server::{self, drain};
 use crate::state::{Node, State, Table};
@@ -43,9 +44,6 @@ fn find(s: &State, id: &str) -> Result<Arc<Node>, Response> {
 }
 
 pub(crate) async fn get(call: Call, id: &str) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
     let index_of = |s: &State| s.nodes.get(id).map_or_else(|| s.table(Table::Nodes), |n| n.modify_index);
     if let Err(r) = call.query.wait(&call.core, index_of).await {
         return r;
@@ -57,9 +55,6 @@ pub(crate) async fn get(call: Call, id: &str) -> Response {
 }
 
 pub(crate) async fn allocations(call: Call, id: &str) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
     let index_of = |s: &State| s.allocs_on(id).iter().map(|a| a.modify_index).max().unwrap_or_else(|| s.table(Table::Allocs));
     if let Err(r) = call.query.wait(&call.core, index_of).await {
         return r;
@@ -68,7 +63,8 @@ pub(crate) async fn allocations(call: Call, id: &str) -> Response {
         return reply::text(500, "index error: UUID must be 36 characters");
     }
     let (allocs, index) = call.core.read(|s| (s.allocs_on(id), index_of(s)));
-    let rows: Vec<Value> = allocs.iter().map(|a| a.to_json(true)).collect();
+    let mine = allocs.iter().filter(|a| call.acl().may(&a.job.spec.namespace, &["read-job"]));
+    let rows: Vec<Value> = mine.map(|a| a.to_json(true)).collect();
     reply::read(&rows, index)
 }
 
@@ -81,9 +77,6 @@ fn changed(d: &drain::Drained, node_index: u64) -> Response {
 }
 
 pub(crate) fn drain(call: &Call, id: &str) -> Response {
-    if !call.writes() {
-        return reply::wrong_method();
-    }
     let body = match call.json() {
         Ok(b) => b,
         Err(r) => return r,
@@ -104,9 +97,6 @@ pub(crate) fn drain(call: &Call, id: &str) -> Response {
 }
 
 pub(crate) fn eligibility(call: &Call, id: &str) -> Response {
-    if !call.writes() {
-        return reply::wrong_method();
-    }
     let body = match call.json() {
         Ok(b) => b,
         Err(r) => return r,
@@ -128,9 +118,6 @@ pub(crate) fn eligibility(call: &Call, id: &str) -> Response {
 }
 
 pub(crate) fn evaluate(call: &Call, id: &str) -> Response {
-    if !call.writes() {
-        return reply::wrong_method();
-    }
     let exists = call.core.read(|s| s.nodes.contains_key(id));
     if !exists {
         return reply::text(500, "node not found");
@@ -145,48 +132,49 @@ pub(crate) fn evaluate(call: &Call, id: &str) -> Response {
 }
 
 /// `nomad node meta read`: what the node was started with; nothing changes it here.
-pub(crate) fn metadata(call: &Call) -> Response {
-    if call.method != Method::GET {
-        return reply::text(400, "the dev cluster's node metadata is that of its configuration");
+pub(crate) fn metadata(r: Asked) -> Result<Response, Response> {
+    if r.method != Method::GET {
+        r.put(Need::NodeWrite)?;
+        return Err(reply::text(400, "the dev cluster's node metadata is that of its configuration"));
     }
+    let call = r.get(Need::NodeRead)?;
     let wanted = call.query.get("node_id");
-    let found = call.core.read(|s| match wanted {
+    let n = call.core.read(|s| match wanted {
         "" => s.nodes.values().next().cloned().ok_or_else(reply::not_found),
         id => find(s, id),
-    });
-    match found {
-        Ok(n) => reply::plain_json(&json!({"Dynamic": {}, "Meta": n.config.meta, "Static": n.config.meta})),
-        Err(r) => r,
-    }
+    })?;
+    Ok(reply::plain_json(&json!({"Dynamic": {}, "Meta": n.config.meta, "Static": n.config.meta})))
 }
 
-pub(crate) fn pools(call: &Call, path: &[&str]) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
+pub(crate) fn pools(call: &Call, path: &[&str]) -> Result<Response, Response> {
+    let readable = |name: &str| call.acl().pool(name, "read");
+    if let ["pool", name, ..] = path
+        && !readable(name)
+    {
+        return Err(reply::denied());
     }
-    call.core.read(|s| {
+    Ok(call.core.read(|s| {
         let mut names: Vec<&str> = s.nodes.values().map(|n| n.config.node_pool.as_str()).chain(["all", "default"]).collect();
         names.sort_unstable();
         names.dedup();
         let row = |name: &str| json!({"CreateIndex": 1, "Description": "", "Meta": {}, "ModifyIndex": 1, "Name": name, "SchedulerConfiguration": null});
         match path {
-            ["pools"] => reply::read(&names.iter().map(|n| row(n)).collect::<Vec<_>>(), 1),
+            ["pools"] => reply::read(&names.iter().filter(|n| readable(n)).map(|n| row(n)).collect::<Vec<_>>(), 1),
             ["pool", name] if names.contains(name) => reply::read(&row(name), 1),
+            ["pool", _, "nodes"] if !call.acl().node_read() => reply::denied(),
             ["pool", name, "nodes"] => {
                 let nodes: Vec<Value> =
                     s.nodes.values().filter(|n| *name == "all" || n.config.node_pool == *name).map(|n| n.stub(false)).collect();
                 reply::read(&nodes, s.table(Table::Nodes))
             }
             ["pool", name, "jobs"] => {
-                let jobs: Vec<Value> = s
-                    .jobs
-                    .values()
-                    .filter(|e| e.current.spec.node_pool == *name)
-                    .map(|e| json!({"ID": e.current.spec.id, "Status": e.current.status}))
-                    .collect();
+                let mine = s.jobs.values().filter(|e| {
+                    e.current.spec.node_pool == *name && call.acl().may(&e.current.spec.namespace, &["list-jobs"])
+                });
+                let jobs: Vec<Value> = mine.map(|e| json!({"ID": e.current.spec.id, "Status": e.current.status})).collect();
                 reply::read(&jobs, s.table(Table::Jobs))
             }
             _ => reply::missing("node pool not found", 1),
         }
-    })
+    }))
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::Method;
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
 
-use super::{Call, reply};
+use super::access::Call;
+use super::reply;
 use crate::core::Core;
 use crate::duration;
 use crate::filter::Filter;
@@ -108,11 +108,8 @@ impl Query {
     }
 }
 
-/// What every list begins with: a GET, the wait for news, the filter.
+/// What every list begins with: the wait for news, the filter.
 pub(crate) async fn opened(call: &Call, table: Table) -> Result<Option<Filter>, Response> {
-    if call.method != Method::GET {
-        return Err(reply::wrong_method());
-    }
     call.query.wait(&call.core, |s| s.table(table)).await?;
     call.query.filter()
 }

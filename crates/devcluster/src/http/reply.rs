@@ -73,6 +73,11 @@ pub(crate) fn text(status: u16, message: &str) -> Response {
     build(status, Body::from(message.to_owned()), Some("text/plain; charset=utf-8"))
 }
 
+/// What every refusal says, whatever was missing.
+pub(crate) fn denied() -> Response {
+    text(403, "Permission denied")
+}
+
 pub(crate) fn not_found() -> Response {
     build(404, Body::empty(), None)
 }

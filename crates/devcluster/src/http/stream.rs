@@ -3,30 +3,47 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::Method;
 use axum::response::Response;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::{Call, reply};
+use super::access::{Call, acl};
+use super::reply;
+use crate::acl::{ALL, Acl};
 use crate::core::Core;
+use crate::state::Table;
 use crate::state::events::{Event, Frame};
 
 /// Topics with the keys wanted of each; an empty list is everything.
 #[derive(Debug)]
 struct Wanted {
     topics: Vec<(String, String)>,
-    namespace: String,
+    /// `*` stands for the namespaces there are when the stream is opened: one made later is not in it, as in Nomad.
+    namespaces: Vec<String>,
 }
 
 impl Wanted {
     fn takes(&self, e: &Event) -> bool {
-        if self.namespace != "*" && !e.namespace.is_empty() && e.namespace != self.namespace {
+        if !e.namespace.is_empty() && !self.namespaces.contains(&e.namespace) {
             return false;
         }
         let has = |key: &str| key == "*" || key == e.key || e.filter_keys.iter().flatten().any(|k| k == key);
         self.topics.iter().any(|(t, key)| (t == "*" || t == e.topic.as_str()) && has(key))
+    }
+
+    /// Every topic in every namespace that is asked for must be allowed: one that is not, and nothing is shown.
+    fn allowed(&self, acl: &Acl) -> bool {
+        let topic = |topic: &str, namespace: &str| match topic {
+            "Deployment" | "Evaluation" | "Allocation" | "Job" | "Service" | "CSIPlugin" => acl.may(namespace, &["read-job"]),
+            "HostVolume" => acl.may(namespace, &["host-volume-read"]),
+            "CSIVolume" => acl.may(namespace, &["csi-read-volume"]),
+            "Node" => acl.node_read(),
+            "Operator" => acl.operator_read(),
+            "Variable" => acl.any_variable(namespace),
+            _ => acl.management(),
+        };
+        self.namespaces.iter().all(|n| self.topics.iter().all(|(t, _)| topic(t, n)))
     }
 
     fn render(&self, frame: &Frame) -> Option<Vec<u8>> {
@@ -41,9 +58,6 @@ impl Wanted {
 }
 
 pub(crate) fn open(call: &Call) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
     let index = match call.query.get("index") {
         "" => 0,
         text => match text.parse::<u64>() {
@@ -59,19 +73,39 @@ pub(crate) fn open(call: &Call) -> Response {
     if topics.is_empty() {
         topics.push(("*".into(), "*".into()));
     }
-    let wanted = Wanted { topics, namespace: call.query.namespace().to_owned() };
+    let namespaces = match call.query.namespace() {
+        ALL => call.core.read(|s| s.namespaces.iter().cloned().collect()),
+        one => vec![one.to_owned()],
+    };
+    let wanted = Wanted { topics, namespaces };
     let (tx, rx) = mpsc::channel::<Result<Bytes, std::io::Error>>(64);
-    call.core.tracker.spawn(pump(call.core.clone(), wanted, index, tx));
+    call.core.tracker.spawn(pump(call.core.clone(), call.secret.clone(), wanted, index, tx));
     let body = Body::from_stream(futures::stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|item| (item, rx)) }));
     reply::stream(body, "application/json")
 }
 
-async fn pump(core: Arc<Core>, wanted: Wanted, index: u64, tx: mpsc::Sender<Result<Bytes, std::io::Error>>) {
+/// The index of the policies and tokens that are now.
+fn acl_index(core: &Core) -> u64 {
+    core.read(|s| s.table(Table::AclPolicies).max(s.table(Table::AclTokens)))
+}
+
+async fn pump(core: Arc<Core>, secret: String, wanted: Wanted, index: u64, tx: mpsc::Sender<Result<Bytes, std::io::Error>>) {
     let heartbeat = Bytes::from_static(b"{}\n");
     let mut changed = core.changed.subscribe();
     let mut ended = core.faults.streams.subscribe();
     let mute = core.faults.mute.subscribe();
     ended.borrow_and_update();
+    let allowed = || acl(&core, &secret).is_ok_and(|acl| wanted.allowed(&acl));
+    let mut seen = acl_index(&core);
+    if !allowed() {
+        // Nomad answers 200, writes not one byte and leaves the connection open.
+        tokio::select! {
+            () = core.cancel.cancelled() => {}
+            () = tx.closed() => {}
+            _ = ended.changed() => {}
+        }
+        return;
+    }
     if tx.send(Ok(heartbeat.clone())).await.is_err() {
         return;
     }
@@ -81,6 +115,12 @@ async fn pump(core: Arc<Core>, wanted: Wanted, index: u64, tx: mpsc::Sender<Resu
     ticks.tick().await;
     loop {
         changed.borrow_and_update();
+        // A stream that is no longer allowed, or whose token has expired, ends.
+        let now = acl_index(&core);
+        if acl(&core, &secret).is_err() || (now != seen && !allowed()) {
+            return;
+        }
+        seen = now;
         for frame in core.read(|s| s.events.since(next)) {
             next = frame.index + 1;
             if *mute.borrow() {

@@ -4,9 +4,10 @@ use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::access::Call;
 use super::query::page;
-use super::{Call, reply};
-use crate::state::{Table, Variable};
+use super::reply;
+use crate::state::{State, Table, Variable};
 
 fn row(namespace: &str, path: &str, v: &Variable, items: bool) -> Value {
     let mut row = json!({
@@ -19,48 +20,43 @@ fn row(namespace: &str, path: &str, v: &Variable, items: bool) -> Value {
     row
 }
 
-pub(crate) async fn list(call: Call) -> Response {
-    if !call.is(&[Method::GET]) {
-        return reply::wrong_method();
-    }
-    if let Err(r) = call.query.wait(&call.core, |s| s.table(Table::Vars)).await {
-        return r;
-    }
+pub(crate) async fn list(call: Call) -> Result<Response, Response> {
+    call.query.wait(&call.core, |s| s.table(Table::Vars)).await?;
     let prefix = call.query.get("prefix");
     call.core.read(|s| {
-        let all = s.vars.iter().filter(|((ns, path), _)| call.query.in_namespace(ns) && path.starts_with(prefix));
-        match page(&call.query, all, |((_, p), _)| p.clone(), |((_, p), _), token| p.as_str() < token, |_| Ok(true)) {
-            Ok(page) => {
-                let rows: Vec<Value> = page.items.iter().map(|((ns, p), v)| row(ns, p, v, false)).collect();
-                reply::read_page(&rows, s.table(Table::Vars), &page.next)
-            }
-            Err(r) => r,
-        }
+        let mine = |ns: &str, path: &str| call.query.in_namespace(ns) && call.acl().variable(ns, path, "list");
+        let all = s.vars.iter().filter(|((ns, path), _)| path.starts_with(prefix) && mine(ns, path));
+        let page = page(&call.query, all, |((_, p), _)| p.clone(), |((_, p), _), token| p.as_str() < token, |_| Ok(true))?;
+        let rows: Vec<Value> = page.items.iter().map(|((ns, p), v)| row(ns, p, v, false)).collect();
+        Ok(reply::read_page(&rows, s.table(Table::Vars), &page.next))
     })
 }
 
-pub(crate) async fn one(call: Call, path: &str) -> Response {
+pub(crate) async fn one(call: Call, path: &str) -> Result<Response, Response> {
     let key = (call.query.namespace().to_owned(), path.to_owned());
-    match call.method {
+    let grant = match call.method {
+        Method::GET => "read",
+        Method::PUT | Method::POST => "write",
+        Method::DELETE => "destroy",
+        _ => return Err(reply::wrong_method()),
+    };
+    if !call.acl().variable(&key.0, &key.1, grant) {
+        return Err(reply::denied());
+    }
+    Ok(match call.method {
         Method::GET => {
-            if let Err(r) =
-                call.query.wait(&call.core, |s| s.vars.get(&key).map_or_else(|| s.table(Table::Vars), |v| v.modify_index)).await
-            {
-                return r;
-            }
+            let index_of = |s: &State| s.vars.get(&key).map_or_else(|| s.table(Table::Vars), |v| v.modify_index);
+            call.query.wait(&call.core, index_of).await?;
             call.core.read(|s| match s.vars.get(&key) {
                 Some(v) => reply::read(&row(&key.0, &key.1, v, true), v.modify_index),
                 None => reply::missing("variable not found", s.table(Table::Vars)),
             })
         }
         Method::PUT | Method::POST => {
-            let body = match call.json() {
-                Ok(b) => b,
-                Err(r) => return r,
-            };
+            let body = call.json()?;
             let items = crate::job::spec::strings(&body, "Items");
             if items.is_empty() {
-                return reply::text(400, "variable missing required Items object");
+                return Err(reply::text(400, "variable missing required Items object"));
             }
             let cas = call.query.number("cas");
             call.core.write(|s| {
@@ -91,7 +87,7 @@ pub(crate) async fn one(call: Call, path: &str) -> Response {
                 reply::written(&out, index)
             })
         }
-        Method::DELETE => call.core.write(|s| {
+        _ => call.core.write(|s| {
             let index = s.begin("VariablesDeleted");
             s.vars.remove(&key);
             s.touch(Table::Vars);
@@ -100,6 +96,5 @@ pub(crate) async fn one(call: Call, path: &str) -> Response {
             *r.status_mut() = axum::http::StatusCode::NO_CONTENT;
             r
         }),
-        _ => reply::wrong_method(),
-    }
+    })
 }

@@ -24,6 +24,7 @@ pub(crate) use events::{Event, EventBuffer, Payload, Topic};
 pub(crate) use node::{Drain, LastDrain, Node, NodeStatus};
 pub(crate) use task::{Phase, TaskEvent, TaskState, TaskStates};
 
+use crate::acl::tokens::Tokens;
 use crate::clock::Clock;
 use crate::ids::{Ids, number};
 use crate::job::{Job, JobKey, JobKind};
@@ -41,6 +42,8 @@ pub(crate) enum Table {
     Evals,
     Deployments,
     Vars,
+    AclPolicies,
+    AclTokens,
 }
 
 /// What the server has to do at an instant.
@@ -120,6 +123,7 @@ pub(crate) struct State {
     pub scheduler_config: Value,
     /// What was asked of each group's count, newest first.
     scaling: HashMap<JobKey, BTreeMap<String, VecDeque<Value>>>,
+    pub acl: Tokens,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -168,6 +172,7 @@ impl State {
             touched_jobs: BTreeSet::new(),
             scheduler_config: Value::Null,
             scaling: HashMap::new(),
+            acl: Tokens::default(),
         }
     }
 

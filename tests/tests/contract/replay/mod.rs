@@ -54,7 +54,8 @@ impl Replays {
         let text = std::fs::read_to_string(fixtures().join(format!("recordings/{name}.jsonl"))).unwrap();
         let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         let away = lines.iter().any(|l| l["do"] == "node down");
-        let shape = Shape { nodes: if away { 3 } else { 1 }, ..Shape::default() };
+        let acl = lines.iter().any(|l| l.get("as").is_some());
+        let shape = Shape { nodes: if away { 3 } else { 1 }, acl, ..Shape::default() };
         let diffs = caught(async {
             let cluster = Cluster::start(Kind::Dev, &shape).await;
             play::play(&cluster, &lines).await

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use curfew_tests::api::TOKEN;
 use curfew_tests::cluster::Cluster;
 use curfew_tests::now;
 use curfew_tests::wait::{clock_passes, within};
@@ -32,6 +33,8 @@ struct Player<'a> {
     /// How far each thing's states were matched.
     matched: BTreeMap<String, usize>,
     diffs: Vec<Diff>,
+    /// The secrets of the tokens that were made here, by their names.
+    tokens: BTreeMap<String, String>,
     /// The whole recording.
     text: String,
     /// The node whose client agent was killed.
@@ -47,7 +50,7 @@ struct Answer {
 }
 
 pub async fn play(cluster: &Cluster, lines: &[Value]) -> Vec<Diff> {
-    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build().unwrap();
+    let http = cluster.api.access.client().timeout(Duration::from_secs(120)).build().unwrap();
     let watch = Watch::on(cluster).await;
     let text = lines.iter().map(ToString::to_string).collect();
     let (ids, indexes, matched) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -59,6 +62,7 @@ pub async fn play(cluster: &Cluster, lines: &[Value]) -> Vec<Diff> {
         indexes,
         matched,
         diffs: vec![],
+        tokens: BTreeMap::new(),
         text,
         away: String::new(),
         guessed: BTreeSet::new(),
@@ -139,6 +143,12 @@ impl Player<'_> {
         let method: Method = line["method"].as_str().unwrap().parse().unwrap();
         let url = format!("{}{}", self.cluster.addr(), self.here(line["path"].as_str().unwrap()));
         let request = self.http.request(method, url);
+        let request = match line["as"].as_str() {
+            None | Some("management") => request,
+            Some("nobody") => request.header(TOKEN, ""),
+            Some("unknown") => request.header(TOKEN, NOBODY),
+            Some(who) => request.header(TOKEN, self.tokens.get(who).map_or(who, String::as_str)),
+        };
         match &line["request"] {
             Value::Null => request,
             Value::String(raw) => request.body(raw.clone()),
@@ -214,6 +224,9 @@ impl Player<'_> {
         }
         if let (Some(a), Some(b)) = (then.get("x-nomad-index"), answer.headers.get("x-nomad-index")) {
             self.indexes.insert((*a).to_owned(), b.clone());
+        }
+        if let (Some(name), Some(secret)) = (answer.body["Name"].as_str(), answer.body["SecretID"].as_str()) {
+            self.tokens.insert(name.to_owned(), secret.to_owned());
         }
         match (&line["response"], &answer.body) {
             (Value::String(a), Value::String(b)) => {

@@ -28,7 +28,7 @@ impl Drop for Watch {
 
 impl Watch {
     pub async fn on(cluster: &Cluster) -> Self {
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = cluster.api.access.client().build().unwrap();
         let mut answer = http.get(format!("{}/v1/event/stream?namespace=*", cluster.addr())).send().await.unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
         let into = seen.clone();

@@ -54,6 +54,13 @@ fn floor(source: &str, offset: usize) -> usize {
 
 /// The job of a jobspec in the API's form, nothing filled in. The error is what follows `Failed to parse job: `.
 pub(crate) fn parse(source: &str, variables: &str) -> Result<Value, String> {
+    shallow(source)?;
+    let body = hcl::edit::parser::parse_body(source).map_err(|e| syntax(source, &e))?;
+    read(&body, variables).map_err(|p| p.print(source))
+}
+
+/// Refuses what would take the parser's recursion too deep.
+pub(crate) fn shallow(source: &str) -> Result<(), String> {
     let mut depth = 0_usize;
     for c in source.chars() {
         match c {
@@ -65,8 +72,7 @@ pub(crate) fn parse(source: &str, variables: &str) -> Result<Value, String> {
             return Err(format!("input.hcl: Too deeply nested; More than {MAX_DEPTH} brackets are open at once."));
         }
     }
-    let body = hcl::edit::parser::parse_body(source).map_err(|e| syntax(source, &e))?;
-    read(&body, variables).map_err(|p| p.print(source))
+    Ok(())
 }
 
 /// What is wrong with text that is no HCL, in HCL's own words where the cause is clear.

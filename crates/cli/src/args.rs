@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use curfew_core::OpId;
+use curfew_core::{OpId, Timestamp};
 
 /// Stops and drains on HashiCorp Nomad that end when they were promised to.
 #[derive(Parser)]
@@ -46,9 +46,15 @@ pub enum Command {
     /// Submit, plan and stop jobs.
     #[command(subcommand)]
     Job(Job),
-    /// Look at operations.
+    /// Look at operations, and step in.
     #[command(subcommand)]
     Op(Op),
+    /// Pause and resume whole kinds of operations, on every controller.
+    #[command(subcommand)]
+    Kind(KindCommand),
+    /// What waits and what runs.
+    #[command(subcommand)]
+    Queue(Queue),
     /// Read the audit trail.
     Audit(Audit),
     /// Ask the controller how it is.
@@ -226,6 +232,87 @@ pub enum Op {
     Show(OpShow),
     /// Follow an operation until it has ended.
     Watch(OpWatch),
+    /// Cancel one: at once when it never began; else its next step undoes what can be undone and ends it.
+    Cancel(Intervene),
+    /// Give the tasks of a stop more time.
+    Extend(Extend),
+    /// Send SIGKILL to the tasks of a stop now.
+    KillNow(Intervene),
+    /// Take one away from the controller that works on it, or wake one that waits.
+    Release(Intervene),
+    /// Try one again that failed or was cancelled.
+    Retry(Intervene),
+    /// Begin no further step of it. The clocks of a stop run on.
+    Pause(Intervene),
+    /// End its pause.
+    Resume(Intervene),
+}
+
+#[derive(Args)]
+pub struct Intervene {
+    pub id: OpId,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+#[group(id = "far", required = true, multiple = false, args = ["by", "until"])]
+pub struct Extend {
+    pub id: OpId,
+    /// So much later than its deadline, or than now when that has passed.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub by: Option<Duration>,
+    /// Until an instant, as in 2026-11-21T14:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<Timestamp>,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Subcommand)]
+pub enum KindCommand {
+    /// List the kinds: who paused which, and which controller keeps the clocks.
+    List(Output),
+    /// Begin nothing of a kind on any controller until it is resumed; what runs finishes its step.
+    Pause(KindPause),
+    /// Begin operations of a kind again.
+    Resume(KindResume),
+}
+
+#[derive(Args)]
+pub struct KindPause {
+    /// submit, stop, or kill: then no task is killed, by no controller.
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    /// Needed to pause kill.
+    #[arg(long)]
+    pub yes_really: bool,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+pub struct KindResume {
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Subcommand)]
+pub enum Queue {
+    /// How many operations are in which state, how old the oldest is, and who works on what.
+    Status(Output),
+    /// Exit with 0 when no controller works on anything, else list who holds what and exit with 1.
+    ConfirmDrained(Output),
 }
 
 #[derive(Args)]
@@ -242,6 +329,9 @@ pub struct OpList {
     /// The job's namespace.
     #[arg(long, requires = "job")]
     pub namespace: Option<String>,
+    /// Only those that this operation asked for.
+    #[arg(long, value_name = "ID")]
+    pub parent: Option<OpId>,
     #[arg(long, default_value_t = 30)]
     pub limit: usize,
     #[command(flatten)]
@@ -276,6 +366,9 @@ pub struct Audit {
     /// Only rows of this long ago or younger.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub since: Option<Duration>,
+    /// Print what comes, too, until Ctrl-C. With --json one row a line.
+    #[arg(long)]
+    pub follow: bool,
     #[command(flatten)]
     pub output: Output,
 }

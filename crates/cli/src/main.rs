@@ -1,6 +1,7 @@
 //! The `curfew` command: arguments, configuration, wiring, output; nothing else.
 
 mod args;
+mod audit;
 mod config;
 mod demo;
 mod dev;
@@ -9,6 +10,7 @@ mod exit;
 mod job;
 mod op;
 mod output;
+mod queue;
 mod serve;
 mod timeline;
 
@@ -52,7 +54,9 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Demo(args) => demo::run(args).await,
         Command::Job(command) => job::run(&addr, command).await,
         Command::Op(command) => op::run(&addr, command).await,
-        Command::Audit(args) => op::audit(&addr, args).await,
+        Command::Kind(command) => queue::kind(&addr, command).await,
+        Command::Queue(command) => queue::run(&addr, command).await,
+        Command::Audit(args) => audit::run(&addr, args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Status(args) => op::status(&addr, args).await,
     }

@@ -47,6 +47,12 @@ pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One JSON value a line, for what does not end.
+pub fn json_line(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    line(&serde_json::to_string(value)?);
+    Ok(())
+}
+
 /// An error and its causes in one line, nothing said twice.
 pub fn chain(e: &anyhow::Error) -> String {
     curfew_controller::error::chain(e.as_ref())

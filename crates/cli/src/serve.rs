@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_controller::systemd::Notify;
-use curfew_controller::{Controller, Ending, Parts, SystemClock, hostname};
+use curfew_controller::{Controller, Ending, Parts, SystemClock, hostname, random};
 use curfew_core::config::Config;
 use curfew_nomad::{Nomad, NomadConfig};
 use curfew_store::Database;
@@ -77,7 +77,8 @@ pub async fn start(config: Config, nomad: Nomad) -> anyhow::Result<Controller> {
         Ok(database.open().await?)
     };
     let holder = format!("{}:{}", hostname(), std::process::id());
-    let parts = Parts { nomad, store: Box::pin(store), clock: Arc::new(SystemClock), config, holder, listener: Some(listener) };
+    let clock = Arc::new(SystemClock);
+    let parts = Parts { nomad, store: Box::pin(store), clock, random: random(), config, holder, listener: Some(listener) };
     Ok(curfew_controller::start(parts)?)
 }
 

@@ -41,6 +41,9 @@ pub struct Config {
     /// A worker that has not renewed its lease for this long has lost it.
     #[serde(with = "text")]
     pub lease_timeout: Duration,
+    /// A controller that has not renewed the keeper's duty for this long sends no SIGKILL, and another one takes it over.
+    #[serde(with = "text")]
+    pub keeper_lease: Duration,
     /// How long finished operations are kept.
     #[serde(with = "text")]
     pub retention_operations: Duration,
@@ -83,6 +86,7 @@ impl Default for Config {
             resync_interval: secs(10),
             read_lead: Duration::from_millis(25),
             lease_timeout: secs(300),
+            keeper_lease: secs(10),
             retention_operations: secs(30 * 24 * 3600),
             retention_audit: secs(90 * 24 * 3600),
             shutdown_timeout: secs(25),
@@ -169,6 +173,12 @@ impl Config {
                 "lease_timeout ({}) must be longer than nomad_timeout ({}): a step waits for at least one answer",
                 show(self.lease_timeout),
                 show(self.nomad_timeout)
+            ));
+        }
+        if self.keeper_lease < secs(1) {
+            return bad(format!(
+                "keeper_lease ({}) must be at least 1s: it is renewed five times in its time",
+                show(self.keeper_lease)
             ));
         }
         for kind in self.kinds.keys() {

@@ -46,6 +46,10 @@ impl Kind {
     pub fn joins(self) -> bool {
         !matches!(self, Kind::Submit)
     }
+    /// Whether its steps report what the kill clocks did: they run where those are kept.
+    pub fn reports_clocks(self) -> bool {
+        matches!(self, Kind::Stop)
+    }
     pub fn parse(s: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|k| k.as_str() == s)
     }

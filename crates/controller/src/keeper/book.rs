@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use curfew_core::audit::{Action, AuditEntry};
 use curfew_core::clock::{Basis, Cause, ClockKey, ClockRecord, Context, Derived, Graces, KillClock, derive, is_over};
-use curfew_core::operation::{AllocOutcome, Demand, Operation, Request};
+use curfew_core::operation::{AllocOutcome, By, Demand, Operation, Request};
 use curfew_core::spec::JobSpec;
 use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeId, OpId, TaskName, Timestamp, outcome};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::specs::Specs;
 
@@ -34,10 +35,26 @@ pub enum Effect {
     Kill {
         alloc: AllocId,
         node: NodeId,
-        clocks: Vec<KillClock>,
+        clocks: Vec<Shot>,
     },
     /// Something changed that this operation waits for.
     Nudge(OpId),
+}
+
+/// A SIGKILL to be sent at its clock's instant, unless it is called off before: somebody moved the clock.
+#[derive(Debug)]
+pub struct Shot {
+    pub clock: KillClock,
+    pub off: CancellationToken,
+}
+
+/// What the keeper may do now.
+#[derive(Clone, Debug, Default)]
+pub struct Leave {
+    /// SIGKILL may be sent, under this epoch of the duty.
+    pub epoch: Option<u64>,
+    /// Who paused `kill`.
+    pub paused: Option<Arc<By>>,
 }
 
 /// What Nomad answered to a SIGKILL.
@@ -54,6 +71,8 @@ pub enum Answer {
     Unsupported(String),
     /// Not sent: its turn came so late that the read before it says nothing any more. Read again soon.
     Stale,
+    /// Not sent: the clock was moved, or the leave to kill was gone at the last moment.
+    Withheld(String),
     /// Anything else, to be tried again.
     Failed(String),
 }
@@ -62,6 +81,8 @@ pub enum Answer {
 struct Stop {
     op: OpId,
     demands: Vec<Demand>,
+    /// Of the row that the demands are from: who read it earlier may come later.
+    revision: u64,
     /// See `Context::late`.
     late: Duration,
     delete_index: Option<u64>,
@@ -92,6 +113,8 @@ struct Tracked {
     wake: Option<Timestamp>,
     next_try: Option<Timestamp>,
     unsupported: HashSet<ClockKey>,
+    /// Signals given out and not answered: their clocks' instants, and how to call them off.
+    shots: Vec<(ClockKey, Timestamp, CancellationToken)>,
     /// None of its clocks may pass: its read can be made with others', some time ahead.
     shared: bool,
     seen: Timestamp,
@@ -110,6 +133,9 @@ pub struct Book {
     /// Evaluations that were complete before their DELETE's answer was handled; the newest of them.
     early_evals: VecDeque<EvalId>,
     wakes: BTreeSet<(Timestamp, AllocId)>,
+    leave: Leave,
+    /// Due, while there is no leave to kill.
+    parked: HashSet<AllocId>,
     warned_nodes: HashSet<NodeId>,
 }
 
@@ -143,7 +169,25 @@ impl Book {
             evals: HashMap::new(),
             early_evals: VecDeque::new(),
             wakes: BTreeSet::new(),
+            leave: Leave::default(),
+            parked: HashSet::new(),
             warned_nodes: HashSet::new(),
+        }
+    }
+
+    /// The same job specifications, and nothing else: what one controller knew when it took the duty over.
+    pub fn anew(&mut self, config: &curfew_core::config::Config) -> Self {
+        let specs = std::mem::replace(&mut self.specs, Specs::new(0));
+        Self { specs, ..Self::new(config, self.actor.clone()) }
+    }
+
+    /// Whether SIGKILL may be sent from here on. What came due without leave goes out, each after a fresh read.
+    pub fn set_leave(&mut self, leave: Leave, now: Timestamp) {
+        self.leave = leave;
+        if self.leave.epoch.is_some() {
+            for id in std::mem::take(&mut self.parked) {
+                self.set_wake(&id, Some(now));
+            }
         }
     }
 
@@ -258,13 +302,18 @@ impl Book {
             let id = wake.1;
             let near = |r: &ClockRecord| r.ended_at.is_none() && r.due <= self.reach(r.cause, now);
             let Some(t) = self.allocs.get(&id) else { continue };
-            let read = t.alloc.is_none() || t.spec.is_none() || t.records.iter().any(near);
+            let unknown = t.alloc.is_none() || t.spec.is_none();
+            let due = t.records.iter().any(near);
             let Some(t) = self.allocs.get_mut(&id) else { continue };
             t.wake = None;
             if t.busy {
                 continue;
             }
-            if read {
+            if due && !unknown && self.leave.epoch.is_none() {
+                self.parked.insert(id);
+                continue;
+            }
+            if unknown || due {
                 t.busy = true;
                 fx.push(Effect::Read { full: t.spec.is_none(), id });
             } else {
@@ -287,6 +336,7 @@ impl Book {
     pub fn answered(&mut self, id: &AllocId, answers: Vec<(ClockKey, Timestamp, Answer)>, now: Timestamp, fx: &mut Vec<Effect>) {
         let Some(t) = self.allocs.get_mut(id) else { return };
         t.busy = false;
+        t.shots.clear();
         let mut gone = None;
         for (key, sent_at, answer) in answers {
             let Some(r) = t.records.iter_mut().find(|r| r.key == key) else { continue };
@@ -294,6 +344,12 @@ impl Book {
                 Answer::Stale => {
                     // Paced: where Nomad or a client is slow, reading on and on would make it slower.
                     t.next_try = Some(now + Duration::from_millis(250));
+                    continue;
+                }
+                Answer::Withheld(why) => {
+                    t.next_try = None;
+                    let detail = json!({ "attempt": r.attempts, "error": format!("not sent: {why}") });
+                    fx.push(Effect::Audit(entry(&self.actor, now, r, Action::SigkillFailed, detail)));
                     continue;
                 }
                 Answer::Sent => {
@@ -376,7 +432,13 @@ impl Book {
         let Request::Stop { target, demands } = &op.request else { return };
         let (key, demands) = (target.clone(), demands.clone());
         match self.stops.get_mut(&key) {
-            Some(s) if s.op == op.id => (s.demands, s.late) = (demands, op.late()),
+            Some(s) if s.op == op.id => {
+                if op.revision >= s.revision {
+                    (s.demands, s.revision) = (demands, op.revision);
+                }
+                // A row that was read before its DELETE was written down does not know yet.
+                s.late = s.late.max(op.late());
+            }
             _ => {
                 let delete_index = op.progress.delete_index;
                 // Found again after a restart: whatever happened in between was not seen.
@@ -385,7 +447,8 @@ impl Book {
                 if let Some(eval) = &eval {
                     self.evals.insert(eval.clone(), key.clone());
                 }
-                let stop = Stop { op: op.id, demands, late: op.late(), delete_index, eval, eval_done: false, gap, ready: false };
+                let (revision, late) = (op.revision, op.late());
+                let stop = Stop { op: op.id, demands, revision, late, delete_index, eval, eval_done: false, gap, ready: false };
                 self.stops.insert(key.clone(), stop);
             }
         }
@@ -491,7 +554,10 @@ impl Book {
             let nodes: Vec<_> = nodes.into_iter().take(5).collect();
             Some(format!("{}; {} may live there", nodes.join(", "), tasks(live)))
         } else if live > 0 {
-            let left = report.deadline.map_or(String::new(), |d| format!(", SIGKILL at {d}"));
+            let left = match &self.leave.paused {
+                Some(by) => format!(", and somebody to resume kill: {} paused it, no SIGKILL is sent", by.actor),
+                None => report.deadline.map_or(String::new(), |d| format!(", SIGKILL at {d}")),
+            };
             Some(format!("{} to end{left}", tasks(live)))
         } else if !report.open.is_empty() {
             Some("Nomad to report the end of its allocations".into())
@@ -540,6 +606,11 @@ impl Book {
         let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
         let derived = derive(alloc, &Context { spec: &spec, demands, late, graces: &self.graces, memory: &t.records, now });
         let op = stop.map(|s| s.op);
+        for (key, due, off) in &t.shots {
+            if derived.clocks.iter().find(|c| c.key() == key).is_none_or(|c| c.due() > *due) {
+                off.cancel();
+            }
+        }
         note_clocks(&self.actor, alloc, &key, op, t.records.as_mut(), &derived, now, fx);
         if op.is_none() {
             t.records.retain(|r| {
@@ -570,6 +641,7 @@ impl Book {
     fn fire(&mut self, id: &AllocId, now: Timestamp, fx: &mut Vec<Effect>) {
         let Some(t) = self.allocs.get(id) else { return };
         let (Some(alloc), Some(spec)) = (&t.alloc, &t.spec) else { return };
+        let Some(epoch) = self.leave.epoch else { return };
         if t.busy || t.next_try.is_some_and(|at| at > now + self.gather(t.shared)) {
             return;
         }
@@ -586,11 +658,14 @@ impl Book {
             r.last_attempt_at = Some(now);
             let detail = json!({
                 "attempt": r.attempts, "cause": r.cause, "told_at": r.start, "clock": r.due, "job": r.job.job, "node": r.node_name,
+                "duty": epoch,
             });
             fx.push(Effect::Persist(r.clone()));
             fx.push(Effect::Audit(entry(&self.actor, now, r, Action::SigkillSending, detail)));
         }
         t.busy = true;
+        let clocks: Vec<Shot> = clocks.into_iter().map(|clock| Shot { clock, off: CancellationToken::new() }).collect();
+        t.shots = clocks.iter().map(|s| (s.clock.key().clone(), s.clock.due(), s.off.clone())).collect();
         fx.push(Effect::Kill { alloc: id.clone(), node: alloc.node.clone(), clocks });
     }
 

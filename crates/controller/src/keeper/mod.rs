@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_core::audit::AuditEntry;
-use curfew_core::clock::{Cause, ClockKey, ClockRecord, KillClock};
+use curfew_core::clock::{Cause, ClockKey, ClockRecord};
 use curfew_core::config::Config;
 use curfew_core::operation::Operation;
 use curfew_core::spec::JobSpec;
@@ -29,7 +29,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pulse::{Loop, Pulse};
 pub use book::StopReport;
-use book::{Answer, Book, Effect};
+use book::{Answer, Book, Effect, Leave, Shot};
+
+use crate::duty::Duty;
 
 enum Msg {
     Observed(Vec<Allocation>),
@@ -58,6 +60,17 @@ enum Msg {
         op: OpId,
         key: JobKey,
     },
+    StopChanged {
+        op: Box<Operation>,
+        reply: oneshot::Sender<()>,
+    },
+    TakeUp {
+        epoch: u64,
+        clocks: Vec<ClockRecord>,
+        stops: Vec<Operation>,
+        reply: oneshot::Sender<()>,
+    },
+    StandBy,
     Report {
         op: OpId,
         key: JobKey,
@@ -70,6 +83,24 @@ enum Msg {
     /// Clocks armed, and stops that have not finished.
     Counts(oneshot::Sender<(usize, usize)>),
     Flushed,
+}
+
+impl Msg {
+    /// Of no use to a keeper that stands by. What came of its last signals is, for the trail.
+    fn is_about_clocks(&self) -> bool {
+        !matches!(
+            self,
+            Msg::Registered { .. }
+                | Msg::Purged(_)
+                | Msg::Gap
+                | Msg::Answered(..)
+                | Msg::TakeUp { .. }
+                | Msg::StandBy
+                | Msg::Newest { .. }
+                | Msg::Counts(_)
+                | Msg::Flushed
+        )
+    }
 }
 
 /// A handle on the keeper. Cheap to clone; calls after the keeper ended do nothing.
@@ -90,20 +121,15 @@ pub struct Parts {
     /// Operations that something happened for.
     pub nudges: mpsc::Sender<OpId>,
     pub pulse: Arc<Pulse>,
+    pub duty: Duty,
 }
 
 /// How many messages may wait for the keeper before the senders wait.
 const QUEUE: usize = 4096;
 
 impl Keeper {
-    /// Starts the keeper with what was written down before. It ends when `stop` is cancelled, after its last writes; await
-    /// the handle for that.
-    pub fn start(
-        parts: Parts,
-        records: Vec<ClockRecord>,
-        stops: Vec<Operation>,
-        stop: CancellationToken,
-    ) -> (Keeper, tokio::task::JoinHandle<()>) {
+    /// Starts the keeper, standing by. It ends when `stop` is cancelled, after its last writes; await the handle for that.
+    pub fn start(parts: Parts, stop: CancellationToken) -> (Keeper, tokio::task::JoinHandle<()>) {
         let (tx, rx) = mpsc::channel(QUEUE);
         let (jobs_tx, jobs_rx) = mpsc::channel(QUEUE);
         let keeper = Keeper { tx, jobs: jobs_tx };
@@ -111,10 +137,9 @@ impl Keeper {
         readers.spawn(reader::read_jobs(parts.nomad.clone(), jobs_rx));
         let (reads_tx, reads_rx) = mpsc::channel(QUEUE);
         readers.spawn(reader::read_allocations(parts.nomad.clone(), keeper.clone(), reads_rx));
-        let mut book = Book::new(&parts.config, parts.actor.clone());
-        book.restore(records);
         let actor = Actor {
-            book,
+            book: Book::new(&parts.config, parts.actor.clone()),
+            keeps: None,
             parts,
             keeper: keeper.clone(),
             reads: reads_tx,
@@ -125,7 +150,7 @@ impl Keeper {
             under_way: JoinSet::new(),
             _readers: readers,
         };
-        let handle = tokio::spawn(actor.run(rx, stops, stop));
+        let handle = tokio::spawn(actor.run(rx, stop));
         (keeper, handle)
     }
 
@@ -169,6 +194,18 @@ impl Keeper {
     pub async fn stop_closed(&self, op: OpId, key: JobKey) {
         self.send(Msg::StopClosed { op, key }).await;
     }
+    /// Somebody joined, intervened or ended it, here or elsewhere. Returns when the clocks go by it.
+    pub async fn stop_changed(&self, op: Operation) {
+        self.ask(|reply| Msg::StopChanged { op: Box::new(op), reply }).await;
+    }
+    /// From here on this keeper keeps the clocks, as they were written down, under this epoch of the duty.
+    pub async fn take_up(&self, epoch: u64, clocks: Vec<ClockRecord>, stops: Vec<Operation>) {
+        self.ask(|reply| Msg::TakeUp { epoch, clocks, stops, reply }).await;
+    }
+    /// Somebody else keeps the clocks.
+    pub async fn stand_by(&self) {
+        self.send(Msg::StandBy).await;
+    }
     /// What a live stop can say about itself; nothing when it is not live here.
     pub async fn report(&self, op: OpId, key: JobKey) -> Option<StopReport> {
         self.ask(|reply| Msg::Report { op, key, reply }).await.flatten()
@@ -198,6 +235,8 @@ impl Keeper {
 struct Pending {
     clocks: HashMap<ClockKey, Option<ClockRecord>>,
     audit: Vec<AuditEntry>,
+    /// Of the duty under which the clocks came about.
+    epoch: Option<u64>,
 }
 
 /// Audit rows kept while the database cannot be written; a kill never waits for them.
@@ -205,6 +244,8 @@ const AUDIT_BACKLOG: usize = 100_000;
 
 struct Actor {
     book: Book,
+    /// The epoch under which this controller keeps the clocks. The others know the newest job specifications, and no clock.
+    keeps: Option<u64>,
     parts: Parts,
     keeper: Keeper,
     reads: mpsc::Sender<reader::ReadAlloc>,
@@ -230,12 +271,10 @@ const ANSWERS: Duration = Duration::from_millis(400);
 const SIGNALS_PER_NODE: usize = 16;
 
 impl Actor {
-    async fn run(mut self, mut rx: mpsc::Receiver<Msg>, stops: Vec<Operation>, stop: CancellationToken) {
+    async fn run(mut self, mut rx: mpsc::Receiver<Msg>, stop: CancellationToken) {
         let mut fx = Vec::new();
-        for op in &stops {
-            self.book.stop_opened(op, self.parts.clock.now(), &mut fx);
-        }
         let mut batch = Vec::new();
+        let mut duty = self.parts.duty.seen();
         loop {
             self.parts.pulse.turn(Loop::Keeper);
             while self.under_way.try_join_next().is_some() {}
@@ -244,9 +283,13 @@ impl Actor {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                // Its sender lives in `parts`.
+                _ = duty.changed() => {}
                 () = tokio::time::sleep(wait) => {}
                 n = rx.recv_many(&mut batch, 256) => if n == 0 { break },
             }
+            let leave = Leave { epoch: self.parts.duty.may_kill().ok(), paused: duty.borrow_and_update().paused.clone() };
+            self.book.set_leave(leave, self.parts.clock.now());
             // Clocks first: a burst of messages does not make one late.
             self.book.tick(self.parts.clock.now(), &mut fx);
             for msg in batch.drain(..) {
@@ -297,6 +340,9 @@ impl Actor {
 
     fn handle(&mut self, msg: Msg, fx: &mut Vec<Effect>) {
         let now = self.parts.clock.now();
+        if self.keeps.is_none() && msg.is_about_clocks() {
+            return;
+        }
         let book = &mut self.book;
         match msg {
             Msg::Observed(allocs) => {
@@ -321,6 +367,27 @@ impl Actor {
                 let _ = reply.send(());
             }
             Msg::StopClosed { op, key } => book.stop_closed(op, &key, now, fx),
+            Msg::StopChanged { op, reply } => {
+                match op.request.target().job() {
+                    Some(key) if op.state.is_finished() => book.stop_closed(op.id, key, now, fx),
+                    _ => book.stop_opened(&op, now, fx),
+                }
+                let _ = reply.send(());
+            }
+            Msg::TakeUp { epoch, clocks, stops, reply } => {
+                self.book = self.book.anew(&self.parts.config);
+                self.book.restore(clocks);
+                for op in &stops {
+                    self.book.stop_opened(op, now, fx);
+                }
+                (self.keeps, self.pending.epoch) = (Some(epoch), Some(epoch));
+                let _ = reply.send(());
+            }
+            Msg::StandBy => {
+                self.keeps = None;
+                // The next holder writes its own; what was done goes into the trail all the same.
+                self.pending.clocks.clear();
+            }
             Msg::Report { op, key, reply } => {
                 let _ = reply.send(book.stop_report(op, &key, now));
             }
@@ -338,6 +405,9 @@ impl Actor {
     }
 
     fn carry_out(&mut self, fx: &mut Vec<Effect>) {
+        if self.keeps.is_none() {
+            fx.retain(|effect| matches!(effect, Effect::Audit(_)));
+        }
         let mut reads = std::mem::take(&mut self.overflow);
         for effect in fx.drain(..) {
             match effect {
@@ -373,11 +443,12 @@ impl Actor {
     }
 
     /// The one place that sends SIGKILL: at each clock's instant, on the strength of a read made just before it.
-    fn kill(&mut self, alloc: AllocId, node: NodeId, clocks: Vec<KillClock>) {
+    fn kill(&mut self, alloc: AllocId, node: NodeId, clocks: Vec<Shot>) {
         let (nomad, clock, keeper) = (self.parts.nomad.clone(), self.parts.clock.clone(), self.keeper.clone());
+        let duty = self.parts.duty.clone();
         let lane = self.lanes.entry(node.clone()).or_insert_with(|| Arc::new(Semaphore::new(SIGNALS_PER_NODE))).clone();
         self.under_way.spawn(async move {
-            let shots = clocks.into_iter().map(|c| kill_one(&nomad, &*clock, &node, &lane, c));
+            let shots = clocks.into_iter().map(|c| kill_one(&nomad, &*clock, &duty, &node, &lane, c));
             let answers = futures::future::join_all(shots).await;
             keeper.send(Msg::Answered(alloc, answers)).await;
         });
@@ -388,9 +459,12 @@ impl Actor {
             return;
         }
         self.flushing = true;
-        let (pending, store, keeper) = (std::mem::take(&mut self.pending), self.parts.store.clone(), self.keeper.clone());
+        let next = Pending { epoch: self.keeps, ..Pending::default() };
+        let pending = std::mem::replace(&mut self.pending, next);
+        let (store, keeper) = (self.parts.store.clone(), self.keeper.clone());
+        let duty = self.parts.duty.clone();
         self.under_way.spawn(async move {
-            write(&*store, pending, u32::MAX).await;
+            write(&*store, &duty, pending, u32::MAX).await;
             keeper.send(Msg::Flushed).await;
         });
     }
@@ -405,16 +479,17 @@ impl Actor {
         self.flushing = true;
         self.carry_out(&mut fx);
         const TRIES: u32 = 3;
-        write(&*self.parts.store, self.pending, TRIES).await;
+        write(&*self.parts.store, &self.parts.duty, self.pending, TRIES).await;
     }
 }
 
 async fn kill_one(
     nomad: &Nomad,
     clock: &dyn Clock,
+    duty: &Duty,
     node: &NodeId,
     lane: &Semaphore,
-    kill: KillClock,
+    Shot { clock: kill, off }: Shot,
 ) -> (ClockKey, Timestamp, Answer) {
     let key = kill.key().clone();
     let read_at = clock.now();
@@ -427,7 +502,10 @@ async fn kill_one(
         let now = clock.now();
         match kill.order(now) {
             Some(order) => break order,
-            None => tokio::time::sleep(kill.due().since(now)).await,
+            None => tokio::select! {
+                () = off.cancelled() => return (key, now, Answer::Withheld("its clock was moved".into())),
+                () = tokio::time::sleep(kill.due().since(now)) => {}
+            },
         }
     };
     // Closed never.
@@ -436,8 +514,11 @@ async fn kill_one(
     if kill.cause().may_pass() && sent_at.since(read_at) > STALE {
         return (key, sent_at, Answer::Stale);
     }
-    let answer = match nomad.sigkill(&order).await {
+    let answer = match nomad.sigkill(&order, || !off.is_cancelled() && duty.may_kill().is_ok()).await {
         Ok(SignalOutcome::Sent) => Answer::Sent,
+        Ok(SignalOutcome::Withheld) => {
+            Answer::Withheld(duty.may_kill().err().map_or("its clock was moved".into(), |why| why.to_string()))
+        }
         Ok(SignalOutcome::Unreachable(e)) => Answer::Unreachable(e),
         Ok(SignalOutcome::Gone(e)) => Answer::Gone(e),
         Ok(SignalOutcome::NotRunning(e)) => Answer::NotRunning(e),
@@ -466,8 +547,9 @@ async fn node_is_heard_from(nomad: &Nomad, node: &NodeId) -> Result<(), String> 
 }
 
 /// Writes until it is written, or `tries` are used up. What gathers meanwhile is bounded by the number of clocks and by
-/// [`AUDIT_BACKLOG`].
-async fn write(store: &dyn Store, pending: Pending, tries: u32) {
+/// [`AUDIT_BACKLOG`]. Clocks are the holder's to write: while its duty has run out they wait, and when it is lost they are
+/// dropped. What was done stays done, so the trail is written in any case.
+async fn write(store: &dyn Store, duty: &Duty, pending: Pending, tries: u32) {
     let (mut put, mut removed) = (Vec::new(), Vec::new());
     for (key, record) in pending.clocks {
         match record {
@@ -475,29 +557,36 @@ async fn write(store: &dyn Store, pending: Pending, tries: u32) {
             None => removed.push(key),
         }
     }
-    let audit = pending.audit;
-    if !put.is_empty() || !audit.is_empty() {
-        until_written(tries, || store.put_clocks(put.clone(), audit.clone())).await;
-    }
-    if !removed.is_empty() {
-        until_written(tries, || store.remove_clocks(removed.clone(), vec![])).await;
-    }
-}
-
-async fn until_written<F>(tries: u32, mut write: impl FnMut() -> F)
-where
-    F: Future<Output = curfew_store::Result<()>>,
-{
+    let Pending { mut audit, epoch, .. } = pending;
     let mut wait = Duration::from_millis(100);
     for _ in 0..tries {
-        match write().await {
-            Ok(()) => return,
+        let held = duty.held() == epoch;
+        if !held {
+            (put, removed) = (vec![], vec![]);
+        }
+        let clocks = !put.is_empty() || !removed.is_empty();
+        let written = async {
+            if clocks && duty.valid().is_none() {
+                return Ok(false);
+            }
+            if !put.is_empty() || !audit.is_empty() {
+                store.put_clocks(put.clone(), audit.clone()).await?;
+                (put, audit) = (vec![], vec![]);
+            }
+            if !removed.is_empty() {
+                store.remove_clocks(removed.clone(), vec![]).await?;
+            }
+            curfew_store::Result::Ok(true)
+        };
+        match written.await {
+            Ok(true) => return,
+            Ok(false) => {}
             Err(e) => {
                 tracing::error!(error = %crate::error::chain(&e), "clocks could not be written down; they run on from memory");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(5));
             }
         }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(5));
     }
     tracing::error!("clocks were given up writing down; Nomad still shows what they rest on");
 }

@@ -77,7 +77,7 @@ impl Lab {
 
     pub fn parts(&self, store: Opening, listener: Option<TcpListener>) -> Parts {
         let (nomad, clock, config) = (self.nomad.clone(), self.clock.clone(), self.config.clone());
-        Parts { nomad, store, clock, config, holder: "test:1".into(), listener }
+        Parts { nomad, store, clock, config, random: curfew_controller::random(), holder: "test:1".into(), listener }
     }
 
     pub fn start(&self, store: Arc<dyn Store>) -> Controller {

@@ -265,7 +265,8 @@ async fn kill_order() -> KillOrder {
 async fn a_sigkill_names_its_task_and_its_answers_are_told_apart() {
     let order = kill_order().await;
     let (ok, log) = nomad(|_| respond(200, r#"{"Index":0}"#));
-    assert_eq!(ok.sigkill(&order).await.unwrap(), SignalOutcome::Sent);
+    assert_eq!(ok.sigkill(&order, || false).await.unwrap(), SignalOutcome::Withheld, "and nothing was asked");
+    assert_eq!(ok.sigkill(&order, || true).await.unwrap(), SignalOutcome::Sent);
     assert_eq!(log.lines(), [format!("PUT /v1/client/allocation/{ALLOC}/signal")]);
     assert_eq!(log.last_body(), json!({ "Signal": "SIGKILL", "Task": "t" }));
     for (status, text, expected) in [
@@ -284,14 +285,14 @@ async fn a_sigkill_names_its_task_and_its_answers_are_told_apart() {
         (500, "QEMU driver can't signal commands", "Unsupported"),
     ] {
         let (n, _) = nomad(move |_| respond(status, text));
-        let outcome = n.sigkill(&order).await.unwrap();
+        let outcome = n.sigkill(&order, || true).await.unwrap();
         assert!(format!("{outcome:?}").starts_with(expected), "{text}: {outcome:?}");
     }
     for (status, text) in
         [(500, "Task not found"), (403, "Permission denied"), (500, "No cluster leader"), (404, "404 page not found")]
     {
         let (n, _) = nomad(move |_| respond(status, text));
-        assert!(n.sigkill(&order).await.is_err(), "{text}");
+        assert!(n.sigkill(&order, || true).await.is_err(), "{text}");
     }
 }
 

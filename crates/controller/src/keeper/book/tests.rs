@@ -118,6 +118,7 @@ fn stop_op(stop_timeout: u64) -> Operation {
 /// A book that knows the job's specification (stop timeout 3 s).
 fn book() -> Book {
     let mut b = Book::new(&Config::default(), "h:1".into());
+    b.set_leave(Leave { epoch: Some(1), paused: None }, at(0));
     b.specs.insert(&key(), spec(5, "3s"));
     b
 }
@@ -318,6 +319,7 @@ fn after_a_restart_a_clock_keeps_its_instant_and_still_needs_a_read() {
 #[test]
 fn an_unknown_specification_is_read_and_nothing_is_decided_before() {
     let mut b = Book::new(&Config::default(), "h:1".into());
+    b.set_leave(Leave { epoch: Some(1), paused: None }, at(0));
     assert_eq!(observe(&mut b, Shown::stopped(killing()), 1100), [Did::Read { full: true }]);
     assert_eq!(observe(&mut b, Shown::stopped(killing()), 1200), [], "one read at a time");
     let mut fx = vec![];
@@ -394,6 +396,6 @@ fn the_trail_of_a_kill_says_when_and_why() {
         _ => None,
     });
     let expected: Value =
-        json!({ "attempt": 1, "cause": "stopped", "told_at": at(1000), "clock": at(4000), "job": "j", "node": "n1" });
+        json!({ "attempt": 1, "cause": "stopped", "told_at": at(1000), "clock": at(4000), "job": "j", "node": "n1", "duty": 1 });
     assert_eq!(detail, Some(expected));
 }

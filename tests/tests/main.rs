@@ -9,6 +9,7 @@ mod doctor;
 mod lessons;
 mod nodes;
 mod nomad_api;
+mod queue;
 mod shapes;
 mod shutdown;
 mod spec;
@@ -64,6 +65,10 @@ fn main() {
         REAL: doctor::a_read_only_token;
         NONE: doctor::nothing_there_or_something_else, doctor::tls_that_does_not_fit, doctor::bad_configuration,
             doctor::interrupted;
+        BOTH: queue::an_extended_stop_kills_later_and_a_new_request_sooner_again, queue::kill_now_kills_now,
+            queue::cancelled_after_its_delete_it_says_what_cannot_be_taken_back, queue::a_paused_kind_keeps_its_rows_queued,
+            queue::while_kill_is_paused_nobody_dies_and_then_at_once, queue::a_followed_trail_survives_a_restart;
+        DEV: queue::confirm_drained_names_who_holds_what;
         NONE: shutdown::a_signal_while_it_starts;
         DEV: shutdown::a_nomad_that_hangs, shutdown::a_second_signal;
         DEV: database::locked_by_another_controller, database::a_folder_a_missing_folder_another_file,

@@ -399,3 +399,48 @@ fn the_trail_of_a_kill_says_when_and_why() {
         json!({ "attempt": 1, "cause": "stopped", "told_at": at(1000), "clock": at(4000), "job": "j", "node": "n1", "duty": 1 });
     assert_eq!(detail, Some(expected));
 }
+
+/// What is due while nobody may kill is not even read for; with leave it is read, then killed.
+#[test]
+fn without_leave_a_clock_waits_and_with_it_goes_out_after_a_fresh_read() {
+    let mut b = book();
+    b.set_leave(Leave::default(), at(1000));
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    assert_eq!(tick(&mut b, 3980), []);
+    assert_eq!(b.next_wake(), None, "it does not go round and round");
+    observe(&mut b, Shown::stopped(killing()), 5000);
+    assert_eq!(tick(&mut b, 5001), []);
+    b.set_leave(Leave { epoch: Some(7), paused: None }, at(6000));
+    assert_eq!(tick(&mut b, 6000), [Did::Read { full: false }]);
+    assert_eq!(fresh(&mut b, Shown::stopped(killing()), 6005), [Did::Persist, Did::Audit(Action::SigkillSending), Did::Kill]);
+}
+
+/// A signal that was given out ahead of its clock is called off when the clock moves; a row read before does not move it back.
+#[test]
+fn an_extension_calls_the_shot_off_and_an_older_row_does_not_undo_it() {
+    let mut b = book();
+    let (op, mut fx) = (stop_op(2), vec![]);
+    b.stop_opened(&op, at(900), &mut fx);
+    b.stop_deleted(op.id, &key(), 25, None, at(950), &mut fx);
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    fx.clear();
+    b.tick(at(2980), &mut fx);
+    b.fresh(&id(), Some((Shown::stopped(killing()).alloc(), None)), at(2985), &mut fx);
+    let shot = fx.iter().find_map(|e| match e {
+        Effect::Kill { clocks, .. } => Some(clocks[0].off.clone()),
+        _ => None,
+    });
+    let shot = shot.unwrap();
+    assert!(!shot.is_cancelled());
+    let mut extended = op.clone();
+    extended.revision += 1;
+    if let Request::Stop { demands, .. } = &mut extended.request {
+        curfew_core::operation::replace_until(demands, at(9000));
+    }
+    b.stop_opened(&extended, at(2990), &mut fx);
+    assert!(shot.is_cancelled());
+    b.stop_opened(&op, at(2995), &mut fx);
+    let withheld = Answer::Withheld("its clock was moved".into());
+    assert_eq!(answer(&mut b, withheld, 3000), [Did::Audit(Action::SigkillFailed)]);
+    assert_eq!(b.next_wake(), Some(at(8750)), "the extension counts");
+}

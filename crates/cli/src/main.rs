@@ -57,7 +57,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Kind(command) => queue::kind(&addr, command).await,
         Command::Queue(command) => queue::run(&addr, command).await,
         Command::Audit(args) => audit::run(&addr, args).await,
-        Command::Doctor(args) => doctor::run(args).await,
+        Command::Doctor(args) => doctor::run(&addr, args).await,
         Command::Status(args) => op::status(&addr, args).await,
     }
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use curfew_core::drain::DrainMeta;
 use curfew_core::{NodeId, Timestamp};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::{Call, Nomad, found};
 use crate::error::Error;
 use crate::route::Route;
+use crate::wire::instant;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeStatus {
@@ -35,7 +37,17 @@ pub struct NodeStub {
     pub known_drivers: Vec<String>,
     /// Of its agent, as in `1.10.5`.
     pub version: String,
+    /// The drain that is under way, else the last one.
+    pub last_drain: Option<LastDrain>,
     pub modify_index: u64,
+}
+
+/// What Nomad keeps of a node's drain, also after it is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastDrain {
+    pub started_at: Option<Timestamp>,
+    /// When Curfew made it.
+    pub curfew: Option<DrainMeta>,
 }
 
 /// A node in full.
@@ -66,6 +78,7 @@ pub(crate) struct NodeWire {
     #[serde(default)]
     drain: bool,
     drivers: Option<BTreeMap<String, Option<DriverWire>>>,
+    last_drain: Option<LastDrainWire>,
     #[serde(rename = "HTTPAddr", default)]
     http_addr: String,
     #[serde(rename = "TLSEnabled", default)]
@@ -77,6 +90,13 @@ pub(crate) struct NodeWire {
     version: String,
     #[serde(default)]
     modify_index: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct LastDrainWire {
+    started_at: Option<String>,
+    meta: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +134,11 @@ impl From<NodeWire> for Node {
                 drivers,
                 known_drivers: known.into_keys().collect(),
                 version,
+                last_drain: w.last_drain.map(|d| LastDrain {
+                    // What cannot be read is for people only.
+                    started_at: instant(d.started_at.as_deref()).ok().flatten(),
+                    curfew: DrainMeta::read(&d.meta.unwrap_or_default()),
+                }),
                 modify_index: w.modify_index,
             },
             http_addr: w.http_addr,
@@ -148,5 +173,11 @@ impl Nomad {
         let call = Call::new(Route::ClientStats, &[]).query("node_id", id.as_str()).timeout(self.config().signal_timeout);
         let stats: Value = self.send(call).await?.json()?;
         Ok(stats["Timestamp"].as_i64().map(|ns| Timestamp::from_micros(ns.div_euclid(1000))))
+    }
+
+    /// Ends whatever drain is under way and lets the node take allocations again. Safe to repeat.
+    pub async fn undrain_node(&self, id: &NodeId) -> Result<(), Error> {
+        let body = json!({ "DrainSpec": null, "MarkEligible": true });
+        self.send(Call::new(Route::NodeDrain, &[id.as_str()]).json(&body)).await.map(|_| ())
     }
 }

@@ -68,6 +68,7 @@ routes! {
     Node: "GET" "/v1/node/:node" needs "node policy read";
     NodeEligibility: "PUT" "/v1/node/:node/eligibility" needs "node policy write";
     ClientStats: "GET" "/v1/client/stats" needs "node policy read";
+    NodeDrain: "PUT" "/v1/node/:node/drain" needs "node policy write";
     AgentSelf: "GET" "/v1/agent/self" needs "agent policy read";
     Members: "GET" "/v1/agent/members" needs "node policy read";
     Leader: "GET" "/v1/status/leader" needs "no capability";
@@ -78,7 +79,13 @@ impl Route {
     pub(crate) fn changes(self) -> bool {
         matches!(
             self,
-            Self::RegisterJob | Self::DeleteJob | Self::DispatchJob | Self::Signal | Self::FailDeployment | Self::NodeEligibility
+            Self::RegisterJob
+                | Self::DeleteJob
+                | Self::DispatchJob
+                | Self::Signal
+                | Self::FailDeployment
+                | Self::NodeEligibility
+                | Self::NodeDrain
         )
     }
 

@@ -74,6 +74,7 @@ impl Shown {
             no_shutdown_delay: false,
             create_index: self.create_index,
             modify_index: self.modify_index,
+            modified_at: None,
             tasks: [("t".into(), task)].into(),
         }
     }

@@ -12,6 +12,7 @@ use crate::clock::Graces;
 use crate::duration::text;
 use crate::kinds::{Limits, Overrides};
 use crate::operation::Kind;
+use crate::gc;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -66,6 +67,24 @@ pub struct Config {
     pub spec_cache: usize,
     /// Drivers that take no signals: their tasks keep the author's `kill_timeout`, which Nomad enforces.
     pub signalless_drivers: Vec<String>,
+    /// How often the controller runs a gc; zero means never.
+    #[serde(with = "text")]
+    pub gc_interval: Duration,
+    /// What a gc adds to a clock that no database explains, and how long an orphan must have been seen.
+    #[serde(with = "text")]
+    pub gc_grace: Duration,
+    /// How long a dead job is kept before a gc purges it.
+    #[serde(with = "text")]
+    pub gc_retention: Duration,
+    /// How long a job may wait for a place before a gc says so.
+    #[serde(with = "text")]
+    pub gc_never_placed: Duration,
+    /// More candidates of a verdict than this in one pass: a gc acts on none of them.
+    pub gc_cap: usize,
+    /// What a gc does about each verdict, as in `orphan=act`, over its defaults.
+    pub gc_verdicts: Vec<String>,
+    /// The namespaces that a gc looks at; empty means all.
+    pub gc_namespaces: Vec<String>,
     /// `[kinds.NAME]`: what differs for the operations of one kind. In the file only.
     pub kinds: BTreeMap<Kind, Overrides>,
 }
@@ -96,6 +115,13 @@ impl Default for Config {
             max_body_bytes: 64 << 20,
             spec_cache: 20_000,
             signalless_drivers: vec!["qemu".into()],
+            gc_interval: secs(900),
+            gc_grace: secs(900),
+            gc_retention: secs(7 * 24 * 3600),
+            gc_never_placed: secs(24 * 3600),
+            gc_cap: 100,
+            gc_verdicts: vec![],
+            gc_namespaces: vec![],
             kinds: BTreeMap::new(),
         }
     }
@@ -142,6 +168,26 @@ impl Config {
         own.over(Limits::of(kind, self.lease_timeout, self.workers))
     }
 
+    /// How a gc judges.
+    pub fn gc(&self) -> Result<gc::Settings, BadConfig> {
+        let mut modes = gc::Modes::default();
+        for text in self.gc_verdicts.iter().filter(|t| !t.trim().is_empty()) {
+            modes.set(text).map_err(|e| BadConfig(format!("gc_verdicts: {e}")))?;
+        }
+        Ok(gc::Settings {
+            modes,
+            cap: Some(self.gc_cap),
+            grace: self.gc_grace,
+            retention: self.gc_retention,
+            never_placed: self.gc_never_placed,
+            retention_operations: self.retention_operations,
+            retention_audit: self.retention_audit,
+            graces: self.graces(),
+            // An empty variable is a list of one empty name.
+            namespaces: self.gc_namespaces.iter().filter(|n| !n.is_empty()).map(|n| n.as_str().into()).collect(),
+        })
+    }
+
     /// What must hold between the values, whichever file, variable or flag they came from.
     pub fn check(&self) -> Result<(), BadConfig> {
         let bad = |s: String| Err(BadConfig(s));
@@ -163,6 +209,8 @@ impl Config {
             ("nomad_timeout", self.nomad_timeout),
             ("retention_operations", self.retention_operations),
             ("retention_audit", self.retention_audit),
+            ("gc_retention", self.gc_retention),
+            ("gc_never_placed", self.gc_never_placed),
         ] {
             if value.is_zero() {
                 return bad(format!("{name} must be longer than zero"));
@@ -191,12 +239,13 @@ impl Config {
             ));
         }
         for (name, value) in
-            [("workers", self.workers), ("nomad_connections", self.nomad_connections), ("spec_cache", self.spec_cache)]
+            [("workers", self.workers), ("nomad_connections", self.nomad_connections), ("spec_cache", self.spec_cache), ("gc_cap", self.gc_cap)]
         {
             if value == 0 {
                 return bad(format!("{name} must be at least 1"));
             }
         }
+        self.gc()?;
         if self.max_body_bytes < 1 << 20 {
             return bad("max_body_bytes must be at least 1048576 (1 MiB)".into());
         }

@@ -28,7 +28,7 @@ use crate::clock::Graces;
 pub use job::{JobStatus, JobStub, Owner, ParentState, Purge, PurgeOrder, abandoned_child, never_placed, owner, purge};
 pub use node::{NodeLeft, node_left};
 pub use sightings::{SIGHTINGS, Sighting, Sightings};
-pub use told::{KNOWN_SLACK, Knowledge, LiveStop, PastClock, past_clock};
+pub use told::{KNOWN_SLACK, Knowledge, LiveStop, PastClock, may_be_told, past_clock};
 
 /// Why something is left over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -41,6 +41,13 @@ impl Sightings {
         *seen
     }
 
+    /// Since when a job is seen dead, without counting this as a sighting.
+    pub fn recall_dead(&self, job: &JobStub) -> Option<Sighting> {
+        // A purge's own stop counts the index up; it does not make the job any younger.
+        let mine = format!("{} {} {} ", Verdict::Purge.as_str(), job.key.namespace, job.key.job);
+        self.0.iter().find(|(key, _)| key.strip_prefix(&mine).is_some_and(|rest| rest.parse::<u64>().is_ok())).map(|(_, s)| *s)
+    }
+
     /// What a pass that began at `since` did not see is forgotten: it is no longer so.
     pub fn forget_before(&mut self, since: Timestamp) {
         self.0.retain(|_, s| s.last >= since);

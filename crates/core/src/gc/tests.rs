@@ -201,6 +201,7 @@ proptest! {
         let judge = |spec: &JobSpec, s: &Settings| past_clock(&a, spec, &known, None, heard, s, at(now));
         let found = judge(&spec(managed), &settings());
         prop_assert!(managed || found.is_empty());
+        prop_assert!(may_be_told(&a) || found.is_empty());
         for past in &found {
             prop_assert!(lives(&a.tasks[past.task()]) && any_sign(&a, past.task()), "{past:?}");
             let slack = if matches!(known, Knowledge::Uncovered) { KNOWN_SLACK } else { secs(60) };

@@ -6,7 +6,7 @@ use crate::clock::{Basis, Cause, ClockKey, ClockRecord, Context, KillClock, Kill
 use crate::drain::{Deadline, DrainMeta};
 use crate::operation::Demand;
 use crate::spec::JobSpec;
-use crate::{Allocation, EventKind, OpId, Task, TaskName, Timestamp};
+use crate::{Allocation, Desired, EventKind, OpId, Task, TaskEvent, TaskName, TaskState, Timestamp};
 
 use super::Settings;
 
@@ -65,6 +65,19 @@ impl PastClock {
     pub fn order(&self, now: Timestamp) -> Option<KillOrder> {
         if now < self.due { None } else { self.clock.order(now) }
     }
+}
+
+/// Whether an allocation shows any sign of an end by which a live task of it could have a clock. Most of those that Nomad's filter
+/// lets through do not: a restart of long ago shows, too.
+pub fn may_be_told(alloc: &Allocation) -> bool {
+    let own = |t: &Task| {
+        let since = t.running_since();
+        let sign = |e: &TaskEvent| matches!(e.kind, EventKind::Killing | EventKind::RestartSignaled);
+        t.events.iter().any(|e| sign(e) && since.is_some_and(|s| e.at >= s))
+    };
+    let ended = |t: &Task| t.state == TaskState::Dead || t.events.last().is_some_and(|e| e.kind == EventKind::Terminated);
+    let live = || alloc.tasks.values().filter(|t| t.lives());
+    live().next().is_some() && (alloc.desired != Desired::Run || live().any(own) || alloc.tasks.values().any(ended))
 }
 
 /// The live tasks of an allocation that were told to end and are past their clock, with the gc's slack, at `now`.

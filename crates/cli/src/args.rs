@@ -10,13 +10,35 @@ use curfew_core::{OpId, Timestamp};
 #[derive(Parser)]
 #[command(name = "curfew", version, max_term_width = 110)]
 pub struct Cli {
-    /// The controller's address.
-    #[arg(long, global = true, env = "CURFEW_ADDR", default_value = "http://127.0.0.1:4690", value_name = "URL")]
-    pub addr: String,
+    /// The controller's address [default: http://127.0.0.1:4690].
+    #[arg(long, global = true, env = "CURFEW_ADDR", value_name = "URL")]
+    pub addr: Option<String>,
     #[command(flatten)]
     pub log: Log,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Where a controller is when nobody says.
+pub const ADDR: &str = "http://127.0.0.1:4690";
+
+/// Reaps what is left over on a Nomad cluster, and nothing else.
+#[derive(Parser)]
+#[command(name = "curfew-gc", version, max_term_width = 110)]
+pub struct CliGc {
+    /// Learn of operations from the controller there.
+    #[arg(long, env = "CURFEW_ADDR", value_name = "URL")]
+    addr: Option<String>,
+    #[command(flatten)]
+    log: Log,
+    #[command(flatten)]
+    gc: Gc,
+}
+
+impl From<CliGc> for Cli {
+    fn from(cli: CliGc) -> Self {
+        Self { addr: cli.addr, log: cli.log, command: Command::Gc(cli.gc) }
+    }
 }
 
 #[derive(Args)]
@@ -57,6 +79,8 @@ pub enum Command {
     Queue(Queue),
     /// Read the audit trail.
     Audit(Audit),
+    /// Find what is left over on the cluster, and reap it.
+    Gc(Gc),
     /// Ask the controller how it is.
     Status(Output),
     /// Check whether Curfew can keep its promises on this Nomad, and say what to do.
@@ -137,6 +161,51 @@ pub struct Doctor {
     /// A TOML file; see docs/configuration.md.
     #[arg(long, env = "CURFEW_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args, Clone)]
+pub struct Gc {
+    /// Act without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Only show what it would do.
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// One pass (the default).
+    #[arg(long, conflicts_with = "every")]
+    pub once: bool,
+    /// A pass, and another one so long after its end, until it is stopped; needs --yes or --dry-run.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub every: Option<Duration>,
+    /// On top of a clock that no database explains, and how long an orphan must have been seen [default: gc_grace, 15m].
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub grace: Option<Duration>,
+    /// How long a dead job is kept before it is purged [default: gc_retention, 168h].
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub retention: Option<Duration>,
+    /// More candidates of a verdict than this: none of them is touched (exit code 4) [default: gc_cap, 100].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub cap: Option<u32>,
+    /// However many there are.
+    #[arg(long, conflicts_with = "cap")]
+    pub no_cap: bool,
+    /// What is done about a verdict, as in orphan=act: off, report or act. May be given several times.
+    #[arg(long = "verdict", value_name = "VERDICT=MODE")]
+    pub verdicts: Vec<String>,
+    /// Only this namespace; may be given several times [default: all].
+    #[arg(long = "namespace", value_name = "NAME")]
+    pub namespaces: Vec<String>,
+    /// Where sightings are remembered from one run to the next.
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// A TOML file; see docs/configuration.md.
+    #[arg(long, env = "CURFEW_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Learn of operations from this database, beside its controllers.
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
     #[command(flatten)]
     pub output: Output,
 }
@@ -384,5 +453,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+        super::CliGc::command().debug_assert();
     }
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use curfew_core::audit::Action;
 use curfew_core::clock::KillOrder;
-use curfew_core::gc::{JobStatus, JobStub, Mode, Purge, Verdict, purge};
+use curfew_core::gc::{JobStatus, JobStub, KNOWN_SLACK, Mode, NodeLeft, Purge, Verdict, node_left, purge};
+use curfew_core::operation::By;
 use curfew_core::{AllocId, JobKey, NodeId, OpId, TaskName};
 use curfew_nomad::SignalOutcome;
 use futures::StreamExt;
@@ -49,8 +50,8 @@ impl Gc {
                 done.extend(mine.into_iter().map(|c| Candidate { said: "not all could be learned: not acted on".into(), ..c }));
                 continue;
             }
-            let acted = futures::stream::iter(mine).map(|c| self.act_on(c)).buffered(AT_ONCE);
-            done.extend(acted.collect::<Vec<_>>().await);
+            let acting: Vec<_> = mine.into_iter().map(|c| self.act_on(c)).collect();
+            done.extend(futures::stream::iter(acting).buffered(AT_ONCE).collect::<Vec<_>>().await);
         }
         found.candidates = done;
         self.prune(&mut found).await;
@@ -117,6 +118,9 @@ impl Gc {
     }
 
     async fn kill(&self, alloc: &AllocId, task: &TaskName) -> Result<Came, Error> {
+        if let Some(by) = self.known.kill_paused().await? {
+            return said(Outcome::Left, format!("the kill clocks are paused by {}", by.actor));
+        }
         self.audit(Action::SigkillSending, Some(alloc), Some(task), Value::Null).await?;
         let Some(order) = self.order(alloc, task).await? else {
             self.audit(Action::ClockEnded, Some(alloc), Some(task), Value::Null).await?;
@@ -222,12 +226,16 @@ impl Gc {
         }
     }
 
-    async fn release(&self, _id: OpId) -> Result<Came, Error> {
-        said(Outcome::Left, "a controller takes it over when it starts")
+    async fn release(&self, id: OpId) -> Result<Came, Error> {
+        let now = self.clock.now();
+        let by = By { actor: format!("gc {}", self.who), reason: Some(Verdict::ExpiredLease.as_str().into()), at: now };
+        match self.known.release(id, now - KNOWN_SLACK, by).await? {
+            true => said(Outcome::Done, "back in the queue"),
+            false => said(Outcome::Changed, "somebody took it over, or it has ended"),
+        }
     }
 
     async fn make_eligible(&self, id: &NodeId) -> Result<Came, Error> {
-        use curfew_core::gc::{NodeLeft, node_left};
         let Some(node) = self.nomad.node(id).await?.map(|n| n.stub) else { return said(Outcome::Changed, "the node is gone") };
         let Some(drain) = node.last_drain.as_ref().and_then(|d| d.curfew.as_ref()) else {
             return said(Outcome::Changed, "somebody else drained it since");
@@ -240,7 +248,18 @@ impl Gc {
         said(Outcome::Done, "eligible again")
     }
 
-    async fn prune(&self, _found: &mut Found) {}
+    async fn prune(&self, found: &mut Found) {
+        if self.settings.modes.of(Verdict::Retention) != Mode::Act {
+            return;
+        }
+        match self.known.prune(&self.settings, self.clock.now()).await {
+            Ok(Some(pruned)) if pruned.operations + pruned.audit > 0 => {
+                found.notes.push(format!("{} operations and {} audit rows past their retention removed", pruned.operations, pruned.audit));
+            }
+            Ok(_) => {}
+            Err(e) => found.failures.push((vec![Verdict::Retention], curfew_core::error::chain(&e))),
+        }
+    }
 
     fn remember(&self, found: &mut Found) {
         let saved = self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner).save();

@@ -71,3 +71,10 @@ pub struct Candidate {
     #[serde(skip)]
     pub(crate) act: Option<Act>,
 }
+
+impl Candidate {
+    /// Whether anything can be done about it, when its verdict's mode says so.
+    pub fn can_be_acted_on(&self) -> bool {
+        self.act.is_some()
+    }
+}

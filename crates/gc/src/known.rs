@@ -5,9 +5,9 @@ use std::sync::Arc;
 use curfew_client::{Client, OperationView, StopRequest, Who};
 use curfew_core::audit::{Action, AuditEntry};
 use curfew_core::gc::{Knowledge, LiveStop, Settings};
-use curfew_core::operation::{Kind, Operation, State};
+use curfew_core::operation::{By, Intervention, Kind, Operation, State};
 use curfew_core::{JobKey, OpId, Timestamp};
-use curfew_store::{AuditFilter, OperationFilter, Store};
+use curfew_store::{AuditFilter, Held, OperationFilter, Pruned, Store, StoreError};
 
 use crate::Error;
 
@@ -33,9 +33,9 @@ impl Known {
                 let filter = OperationFilter {
                     kinds: vec![Kind::Stop],
                     states: LIVE.into(),
-                    target: Some(job.clone()),
-                    before: None,
+                    target: Some(job.clone().into()),
                     limit: 1,
+                    ..OperationFilter::default()
                 };
                 store.operations(filter).await?.into_iter().next().map(of_row)
             }
@@ -99,18 +99,53 @@ impl Known {
         Some(client.stop(job.job.as_str(), &request, None).await.map(|op| op.id).map_err(Error::from))
     }
 
-    /// Running operations whose lease ran out a while ago: their worker is gone and nobody has taken them over.
-    pub(crate) async fn expired_leases(&self, before: Timestamp) -> Result<Vec<Operation>, Error> {
+    /// Running operations whose lease ran out a while ago: their worker is gone and nobody has taken them over. A controller
+    /// that answers sees to its own.
+    pub(crate) async fn expired_leases(&self, before: Timestamp) -> Result<Vec<Held>, Error> {
         let Known::Database(store) = self else { return Ok(vec![]) };
-        let mut expired = vec![];
-        for kind in Kind::ALL {
-            let live = store.live(kind).await?;
-            expired.extend(live.into_iter().filter(|op| {
-                op.state == State::Running && op.lease.expires_at.is_some_and(|at| at < before)
-            }));
-        }
-        Ok(expired)
+        let running = store.queue_status().await?.running;
+        Ok(running.into_iter().filter(|held| expired(held, before)).collect())
     }
+
+    /// Takes such a lease away. `false` when it is held again, or the operation has ended.
+    pub(crate) async fn release(&self, id: OpId, before: Timestamp, by: By) -> Result<bool, Error> {
+        let Known::Database(store) = self else { return Ok(false) };
+        if !self.expired_leases(before).await?.iter().any(|held| held.id == id) {
+            return Ok(false);
+        }
+        match store.intervene(id, Intervention::Release, by).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::Refused { .. } | StoreError::NoSuchOperation(_)) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Who paused the kill clocks. Nobody sends SIGKILL then, a gc no more than a controller.
+    pub(crate) async fn kill_paused(&self) -> Result<Option<By>, Error> {
+        let Known::Database(store) = self else { return Ok(None) };
+        Ok(store.kinds().await?.into_iter().find(|row| row.kind == Kind::Kill).and_then(|row| row.pause))
+    }
+
+    /// Removes what is past its retention, a batch at a time; `None` when it is not this gc's to do.
+    pub(crate) async fn prune(&self, settings: &Settings, now: Timestamp) -> Result<Option<Pruned>, Error> {
+        const BATCH: usize = 1000;
+        const BATCHES: usize = 1000;
+        let Known::Database(store) = self else { return Ok(None) };
+        let mut all = Pruned::default();
+        for _ in 0..BATCHES {
+            let pruned = store.prune(now - settings.retention_operations, now - settings.retention_audit, BATCH).await?;
+            all.operations += pruned.operations;
+            all.audit += pruned.audit;
+            if pruned == Pruned::default() {
+                break;
+            }
+        }
+        Ok(Some(all))
+    }
+}
+
+fn expired(held: &Held, before: Timestamp) -> bool {
+    held.lease.expires_at.is_some_and(|at| at < before)
 }
 
 fn of_row(op: Operation) -> LiveStop {

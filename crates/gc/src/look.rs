@@ -148,8 +148,8 @@ impl Gc {
         for namespace in self.namespaces() {
             let mut pages = self.nomad.jobs(filter(), &namespace);
             while let Some(page) = pages.next().await? {
-                let judged = futures::stream::iter(&page).map(|job| self.judge_job(job, &around)).buffered(AT_ONCE);
-                let judged: Vec<Vec<Candidate>> = judged.try_collect().await?;
+                let judging: Vec<_> = page.iter().map(|job| self.judge_job(job, &around)).collect();
+                let judged: Vec<Vec<Candidate>> = futures::stream::iter(judging).buffered(AT_ONCE).try_collect().await?;
                 judged.into_iter().flatten().for_each(|c| found.add(c));
             }
         }
@@ -168,7 +168,7 @@ impl Gc {
             found.add(Candidate {
                 verdict: Verdict::ExpiredLease,
                 subject: Subject { operation: Some(op.id), ..Subject::default() },
-                why: format!("the lease of {holder} on this {} ran out and nobody took it over", op.kind().as_str()),
+                why: format!("the lease of {holder} on this {} ran out and nobody took it over", op.kind.as_str()),
                 evidence,
                 outcome: Outcome::Reported,
                 said: String::new(),

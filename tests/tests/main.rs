@@ -6,6 +6,7 @@ mod crash;
 mod database;
 mod devcluster;
 mod doctor;
+mod gc;
 mod lessons;
 mod nodes;
 mod nomad_api;
@@ -71,6 +72,11 @@ fn main() {
         DEV: queue::confirm_drained_names_who_holds_what;
         NONE: shutdown::a_signal_while_it_starts;
         DEV: shutdown::a_nomad_that_hangs, shutdown::a_second_signal;
+        BOTH: gc::a_lost_controller_and_a_lost_database, gc::leftovers_of_every_kind, gc::more_than_the_cap, gc::two_at_once,
+            gc::a_purge_never_hides_a_living_task, gc::a_node_that_is_away, gc::a_live_stop_is_the_controllers,
+            gc::beside_the_controller, gc::the_jobspec, gc::a_child_is_stopped_through_the_controller,
+            gc::leftovers_of_operations;
+        NONE: gc::without_a_terminal_it_wants_a_word;
         DEV: database::locked_by_another_controller, database::a_folder_a_missing_folder_another_file,
             database::not_writable, database::disk_full, database::a_full_disk_at_the_start, database::a_newer_schema;
     ])

@@ -402,7 +402,11 @@ pub async fn leftovers_of_operations(given: Given) {
     let pairs = |all: [(&str, &str); 3]| -> BTreeSet<_> { all.map(|(a, b)| (a.to_owned(), b.to_owned())).into() };
     let before = changes(&lab).len();
     let dry = gc(&lab, &[&flags[..], &["--dry-run"]].concat()).await.code(3);
-    assert_eq!(of_nodes(&dry), pairs([("node_left", "would_act"), ("node_left", "reported"), ("expired_lease", "would_act")]), "{dry}");
+    assert_eq!(
+        of_nodes(&dry),
+        pairs([("node_left", "would_act"), ("node_left", "reported"), ("expired_lease", "would_act")]),
+        "{dry}"
+    );
     assert_eq!(changes(&lab).len(), before);
     let ran = gc(&lab, &[&flags[..], &["--yes"]].concat()).await.code(3);
     assert_eq!(of_nodes(&ran), pairs([("node_left", "done"), ("node_left", "reported"), ("expired_lease", "done")]), "{ran}");
@@ -429,11 +433,9 @@ pub async fn beside_the_controller(given: Given) {
     let id = unique("purged");
     lab.start(&service(&id, vec![task("t", POLITE)])).await;
     lab.stop(&id, &[]).await.code(0);
-    eventually(PATIENCE, "the purge", async || {
-        match lab.cluster.api.try_get(&format!("/v1/job/{id}")).await {
-            Err(e) if e.contains("404") => Ok(()),
-            other => Err(format!("{other:?}\n{}", lab.curfew.log())),
-        }
+    eventually(PATIENCE, "the purge", async || match lab.cluster.api.try_get(&format!("/v1/job/{id}")).await {
+        Err(e) if e.contains("404") => Ok(()),
+        other => Err(format!("{other:?}\n{}", lab.curfew.log())),
     })
     .await;
     let trail = eventually(PATIENCE, "the row of the purge", async || {

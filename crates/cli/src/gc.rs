@@ -286,7 +286,11 @@ impl Periodic {
             }
             for (verdict, tally) in report.verdicts.iter().filter(|(_, t)| t.capped) {
                 let (verdict, found) = (verdict.as_str(), tally.found);
-                tracing::error!(verdict, found, "the gc found more than its cap and touched none; look with: curfew gc --dry-run");
+                tracing::error!(
+                    verdict,
+                    found,
+                    "the gc found more than its cap and touched none; look with: curfew gc --dry-run"
+                );
             }
             tracing::info!(found, done, exit = report.exit, seconds = report.seconds, "gc");
         }

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Graces;
 use crate::duration::text;
+use crate::gc;
 use crate::kinds::{Limits, Overrides};
 use crate::operation::Kind;
-use crate::gc;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -238,9 +238,12 @@ impl Config {
                 show(self.read_lead)
             ));
         }
-        for (name, value) in
-            [("workers", self.workers), ("nomad_connections", self.nomad_connections), ("spec_cache", self.spec_cache), ("gc_cap", self.gc_cap)]
-        {
+        for (name, value) in [
+            ("workers", self.workers),
+            ("nomad_connections", self.nomad_connections),
+            ("spec_cache", self.spec_cache),
+            ("gc_cap", self.gc_cap),
+        ] {
             if value == 0 {
                 return bad(format!("{name} must be at least 1"));
             }

@@ -43,7 +43,9 @@ impl Gc {
                 continue;
             }
             if self.over_cap(&found, verdict, wanted) {
-                done.extend(mine.into_iter().map(|c| if c.act.is_some() { Candidate { outcome: Outcome::Capped, ..c } } else { c }));
+                done.extend(
+                    mine.into_iter().map(|c| if c.act.is_some() { Candidate { outcome: Outcome::Capped, ..c } } else { c }),
+                );
                 continue;
             }
             if !found.complete(verdict) {
@@ -92,8 +94,7 @@ impl Gc {
             Act::Release(id) => self.release(*id).await,
             Act::MakeEligible(node) => self.make_eligible(node).await,
         };
-        (candidate.outcome, candidate.said) =
-            came.unwrap_or_else(|e| (Outcome::Failed, curfew_core::error::chain(&e)));
+        (candidate.outcome, candidate.said) = came.unwrap_or_else(|e| (Outcome::Failed, curfew_core::error::chain(&e)));
         let (verdict, subject) = (candidate.verdict.as_str(), serde_json::to_string(&candidate.subject).unwrap_or_default());
         tracing::info!(verdict, %subject, outcome = ?candidate.outcome, said = %candidate.said, "acted");
         candidate
@@ -254,7 +255,10 @@ impl Gc {
         }
         match self.known.prune(&self.settings, self.clock.now()).await {
             Ok(Some(pruned)) if pruned.operations + pruned.audit > 0 => {
-                found.notes.push(format!("{} operations and {} audit rows past their retention removed", pruned.operations, pruned.audit));
+                found.notes.push(format!(
+                    "{} operations and {} audit rows past their retention removed",
+                    pruned.operations, pruned.audit
+                ));
             }
             Ok(_) => {}
             Err(e) => found.failures.push((vec![Verdict::Retention], curfew_core::error::chain(&e))),
@@ -268,4 +272,3 @@ impl Gc {
         }
     }
 }
-

@@ -164,8 +164,8 @@ impl Gc {
         }
         let (allocations, unreadable) = self.allocations(job).await?;
         // Without allocations nothing but memory tells since when it is dead.
-        let seen = (allocations.is_empty() && self.remembers())
-            .then(|| self.sightings(|s| s.see(Verdict::Purge, job, around.now)));
+        let seen =
+            (allocations.is_empty() && self.remembers()).then(|| self.sightings(|s| s.see(Verdict::Purge, job, around.now)));
         let evidence = json!({
             "submitted_at": job.submitted_at, "job_modify_index": job.job_modify_index, "allocations": allocations.len(),
             "last_change": allocations.iter().filter_map(|a| a.modified_at).max(), "seen_dead_since": seen.map(|s| s.first),

@@ -159,13 +159,7 @@ fn of_row(op: Operation) -> LiveStop {
 }
 
 fn of_view(op: OperationView) -> LiveStop {
-    LiveStop {
-        operation: op.id,
-        demands: vec![],
-        late: std::time::Duration::ZERO,
-        delete_index: None,
-        deadline: op.deadline,
-    }
+    LiveStop { operation: op.id, demands: vec![], late: std::time::Duration::ZERO, delete_index: None, deadline: op.deadline }
 }
 
 /// A row of the audit trail about an allocation's task, or about nothing but the gc itself.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use curfew_core::gc::{KNOWN_SLACK, Mode, NodeLeft, Verdict, node_left};
 use curfew_core::{AllocId, TaskName, Timestamp};
-use curfew_nomad::JobFilter;
 use curfew_nomad::Filter;
+use curfew_nomad::JobFilter;
 use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
 
@@ -35,6 +35,16 @@ pub struct Found {
 impl Found {
     pub fn candidates(&self) -> &[Candidate] {
         &self.candidates
+    }
+
+    /// Only these; the others are left to another pass.
+    pub fn only(mut self, wanted: impl Fn(&Candidate) -> bool) -> Self {
+        self.candidates.retain(wanted);
+        self.counts = BTreeMap::new();
+        for c in &self.candidates {
+            *self.counts.entry(c.verdict).or_default() += 1;
+        }
+        self
     }
 
     fn add(&mut self, candidate: Candidate) {

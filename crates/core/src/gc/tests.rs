@@ -160,7 +160,8 @@ fn some_knowledge() -> impl Strategy<Value = Knowledge> {
         Just(Knowledge::Nothing),
         Just(Knowledge::Uncovered),
         stop.prop_map(|(asked, timeout, delete_index, deadline)| {
-            let demand = Demand { at: at(asked), stop_timeout: timeout.map(secs), until: None, no_shutdown_delay: false, job_index: 5 };
+            let demand =
+                Demand { at: at(asked), stop_timeout: timeout.map(secs), until: None, no_shutdown_delay: false, job_index: 5 };
             Knowledge::Stop(LiveStop {
                 operation: OpId::new(at(0)),
                 demands: vec![demand],
@@ -176,9 +177,10 @@ fn some_knowledge() -> impl Strategy<Value = Knowledge> {
 fn any_sign(a: &Allocation, name: &crate::TaskName) -> bool {
     let t = &a.tasks[name];
     let since = t.running_since();
-    let own = t.events.iter().any(|e| {
-        matches!(e.kind, EventKind::Killing | EventKind::RestartSignaled) && since.is_some_and(|s| e.at >= s)
-    });
+    let own = t
+        .events
+        .iter()
+        .any(|e| matches!(e.kind, EventKind::Killing | EventKind::RestartSignaled) && since.is_some_and(|s| e.at >= s));
     let sibling = a.tasks.iter().any(|(n, t)| {
         n != name && (t.state == TaskState::Dead || t.events.last().is_some_and(|e| e.kind == EventKind::Terminated))
     });
@@ -315,7 +317,8 @@ fn without_a_database_a_clock_has_the_grace_on_top_and_with_one_the_controller_g
     assert_eq!(due(Knowledge::Nothing), Some((OWN + GRACE, false)));
     assert_eq!(due(Knowledge::Uncovered), Some((OWN + 60, false)));
     let stop = |timeout, deadline: Option<i64>| {
-        let demand = Demand { at: at(90), stop_timeout: Some(secs(timeout)), until: None, no_shutdown_delay: false, job_index: 5 };
+        let demand =
+            Demand { at: at(90), stop_timeout: Some(secs(timeout)), until: None, no_shutdown_delay: false, job_index: 5 };
         let operation = OpId::new(at(90));
         let deadline = deadline.map(at);
         Knowledge::Stop(LiveStop { operation, demands: vec![demand], late: Duration::ZERO, delete_index: Some(9), deadline })
@@ -361,7 +364,9 @@ fn an_orphan_is_one_that_the_database_could_know() {
     assert_eq!(judge(None), Owner::Nameless);
     assert_eq!(judge(Some("7".into())), Owner::Nameless);
     assert_eq!(judge(Some("5355e9cc-8203-4163-a9fa-86ea80c11132".into())), Owner::Nameless, "an id that tells no time");
-    for job in [JobStub { managed: false, ..stub() }, JobStub { stopped: true, ..stub() }, JobStub { status: JobStatus::Dead, ..stub() }] {
+    for job in
+        [JobStub { managed: false, ..stub() }, JobStub { stopped: true, ..stub() }, JobStub { status: JobStatus::Dead, ..stub() }]
+    {
         assert_eq!(owner(&JobStub { operation: id(2000), ..job }, &settings(), at(1000)), Owner::NotJudged);
     }
 }

@@ -342,7 +342,8 @@ fn job_row(id: &str, more: Value) -> Value {
 
 #[tokio::test]
 async fn the_list_of_jobs_is_read_and_a_job_that_cannot_be_read_is_no_empty_list() {
-    let rows = json!([job_row("a", json!({})), job_row("a/dispatch-1", json!({ "ParentID": "a", "Meta": null, "JobSummary": null }))]);
+    let rows =
+        json!([job_row("a", json!({})), job_row("a/dispatch-1", json!({ "ParentID": "a", "Meta": null, "JobSummary": null }))]);
     let (nomad, log) = nomad(move |_| respond(200, rows.to_string()));
     let page = nomad.jobs(JobFilter::managed_and_odd(), "*").next().await.unwrap().unwrap();
     assert_eq!(

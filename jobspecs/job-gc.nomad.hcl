@@ -9,7 +9,7 @@ job "job-gc" {
   type        = "batch"
 
   periodic {
-    cron             = "*/15 * * * *"
+    crons            = ["*/15 * * * *"]
     time_zone        = "UTC"
     prohibit_overlap = true
   }

@@ -33,16 +33,16 @@ fn said(outcome: Outcome, text: impl Into<String>) -> Result<Came, Error> {
 impl Gc {
     /// Acts on what was found and is to be acted on.
     pub async fn act(&self, mut found: Found) -> Report {
+        let capped = self.capped(&found);
         let mut done = Vec::new();
         let candidates = std::mem::take(&mut found.candidates);
         for verdict in Verdict::ALL {
             let mine: Vec<_> = candidates.iter().filter(|c| c.verdict == verdict).cloned().collect();
-            let wanted = mine.iter().filter(|c| c.act.is_some()).count();
-            if self.settings.modes.of(verdict) != Mode::Act || wanted == 0 {
+            if self.settings.modes.of(verdict) != Mode::Act {
                 done.extend(mine);
                 continue;
             }
-            if self.over_cap(&found, verdict, wanted) {
+            if capped.contains(&verdict) {
                 done.extend(
                     mine.into_iter().map(|c| if c.act.is_some() { Candidate { outcome: Outcome::Capped, ..c } } else { c }),
                 );
@@ -63,13 +63,7 @@ impl Gc {
 
     /// The report of a look that nobody acts on.
     pub fn dry(&self, mut found: Found) -> Report {
-        let over: Vec<Verdict> = Verdict::ALL
-            .into_iter()
-            .filter(|v| {
-                let wanted = found.candidates.iter().filter(|c| c.verdict == *v && c.act.is_some()).count();
-                self.over_cap(&found, *v, wanted)
-            })
-            .collect();
+        let over = self.capped(&found);
         for c in &mut found.candidates {
             if c.act.is_some() && self.settings.modes.of(c.verdict) == Mode::Act {
                 c.outcome = if over.contains(&c.verdict) { Outcome::Capped } else { Outcome::WouldAct };
@@ -78,11 +72,10 @@ impl Gc {
         self.report(found, true)
     }
 
-    /// By all that were counted, kept or not, less those that are only reported.
-    fn over_cap(&self, found: &Found, verdict: Verdict, wanted: usize) -> bool {
-        let kept = found.candidates.iter().filter(|c| c.verdict == verdict).count();
-        let beyond = found.counts.get(&verdict).copied().unwrap_or(0).saturating_sub(kept.max(wanted));
-        self.settings.modes.of(verdict) == Mode::Act && self.settings.cap.is_some_and(|cap| wanted + beyond > cap)
+    /// The verdicts of which there is more to act on than the cap allows.
+    fn capped(&self, found: &Found) -> Vec<Verdict> {
+        let over = |v: &Verdict| self.settings.cap.is_some_and(|cap| found.wanted(*v) > cap);
+        Verdict::ALL.into_iter().filter(|v| self.settings.modes.of(*v) == Mode::Act && over(v)).collect()
     }
 
     async fn act_on(&self, mut candidate: Candidate) -> Candidate {

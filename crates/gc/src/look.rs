@@ -55,6 +55,13 @@ impl Found {
         }
     }
 
+    /// How many of a verdict there are to act on. Of those that were counted and not kept each may be one.
+    pub(crate) fn wanted(&self, verdict: Verdict) -> usize {
+        let kept = || self.candidates.iter().filter(|c| c.verdict == verdict);
+        let counted = self.counts.get(&verdict).copied().unwrap_or(0);
+        kept().filter(|c| c.act.is_some()).count() + counted.saturating_sub(kept().count())
+    }
+
     fn failed(&mut self, verdicts: &[Verdict], e: &Error) {
         self.failures.push((verdicts.into(), curfew_core::error::chain(e)));
     }
@@ -119,8 +126,9 @@ impl Gc {
         for namespace in self.namespaces() {
             let mut pages = self.nomad.allocations(Some(Filter::told_to_end()), &namespace, self.nomad.config().per_page);
             while let Some(page) = pages.next().await? {
-                if let Some(bad) = page.bad.first() {
-                    return Err(Error::Unreadable(format!("allocation {} cannot be read: {}", bad.id, bad.why)));
+                for bad in &page.bad {
+                    // Each is judged by itself: the others are no less past their clocks.
+                    found.failures.push((vec![], format!("allocation {} cannot be read: {}", bad.id, bad.why)));
                 }
                 for alloc in &page.allocations {
                     let now = self.clock.now();
@@ -217,4 +225,32 @@ impl Gc {
 
 fn kill(alloc: &AllocId, task: &TaskName) -> Act {
     Act::Kill { alloc: alloc.clone(), task: task.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cap_counts_what_would_be_acted_on_and_what_nobody_kept() {
+        let candidate = |act: bool| Candidate {
+            verdict: Verdict::Purge,
+            subject: Subject::default(),
+            why: String::new(),
+            evidence: json!({}),
+            outcome: Outcome::Reported,
+            said: String::new(),
+            act: act.then(|| kill(&"a".into(), &"t".into())),
+        };
+        let mut found = Found::default();
+        (0..150).for_each(|_| found.add(candidate(false)));
+        (0..5).for_each(|_| found.add(candidate(true)));
+        assert_eq!((found.wanted(Verdict::Purge), found.wanted(Verdict::Orphan)), (5, 0), "150 are only reported");
+        (0..KEPT).for_each(|_| found.add(candidate(true)));
+        assert_eq!((found.candidates.len(), found.wanted(Verdict::Purge)), (KEPT, KEPT - 150 + 155));
+        let mine = found.only(|c| c.act.is_none());
+        assert_eq!((mine.wanted(Verdict::Purge), mine.counts[&Verdict::Purge]), (0, 150));
+        let half = Found { failures: vec![(OF_JOBS.into(), "no answer".into())], ..Found::default() };
+        assert!(!half.complete(Verdict::Purge) && half.complete(Verdict::PastClock));
+    }
 }

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::body::Body;
-use axum::http::Request as HttpRequest;
 use curfew_controller::SystemClock;
 use curfew_core::config::Config;
 use curfew_core::operation::Request;
@@ -18,12 +16,13 @@ use curfew_gc::{Gc, Known, Memory, Parts};
 use curfew_nomad::{Filter, JobFilter, Nomad, NomadConfig};
 use curfew_store::{NewOperation, SqliteStore, Store};
 use futures::{StreamExt, TryStreamExt};
+use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::Instant;
-use tower::ServiceExt;
 
+use crate::placement::call;
 use crate::report::{Report, Row, Spread};
 
 #[derive(clap::Args)]
@@ -137,17 +136,17 @@ async fn large(jobs: usize, dir: &TempDir, database: &Path) -> anyhow::Result<Cl
         store.create(new).await?;
     }
     store.close().await?;
-    let router = cluster.router();
     let registering: Vec<_> = (0..jobs)
         .filter_map(|i| operations.get(i / SIBLINGS).map(|op| job(i, op)))
-        .map(|job| call(&router, "PUT", "/v1/jobs", Some(job)))
+        .map(|job| call(&cluster, Method::PUT, "/v1/jobs", job))
         .collect();
     futures::stream::iter(registering).buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await?;
     let give_up = Instant::now() + Duration::from_secs(600);
     let pending = "/v1/allocations?per_page=1&filter=ClientStatus%20%21%3D%20%22running%22";
     loop {
-        let some = call(&router, "GET", pending, None).await?;
-        let waiting = call(&router, "GET", "/v1/jobs?per_page=1&filter=Status%20%21%3D%20%22running%22", None).await?;
+        let some = call(&cluster, Method::GET, pending, Value::Null).await?;
+        let waiting =
+            call(&cluster, Method::GET, "/v1/jobs?per_page=1&filter=Status%20%21%3D%20%22running%22", Value::Null).await?;
         if [&some, &waiting].iter().all(|list| list.as_array().is_some_and(Vec::is_empty)) {
             return Ok(cluster);
         }
@@ -167,18 +166,6 @@ fn job(i: usize, operation: &OpId) -> Value {
             "Name": "t", "Driver": "mock_driver", "Config": { "ignore_sigterm": true }, "Resources": { "CPU": 1, "MemoryMB": 1 },
         }] }],
     } })
-}
-
-async fn call(router: &axum::Router, method: &str, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-    let body = body.map_or_else(Body::empty, |b| Body::from(b.to_string()));
-    let request = HttpRequest::builder().method(method).uri(path).body(body)?;
-    let answer = router.clone().oneshot(request).await?;
-    let status = answer.status();
-    let bytes = axum::body::to_bytes(answer.into_body(), 64 << 20).await?;
-    if !status.is_success() {
-        bail!("{method} {path}: {status} {}", String::from_utf8_lossy(&bytes));
-    }
-    Ok(serde_json::from_slice(&bytes)?)
 }
 
 async fn in_its_own_process(kind: Alone, nomad: &str, database: &Path) -> anyhow::Result<Told> {

@@ -20,6 +20,7 @@ use crate::{Error, Gc};
 /// Candidates acted on at the same time.
 const AT_ONCE: usize = 8;
 /// A client reports an end within a second or so; one that does not has not ended it.
+const STALE: Duration = Duration::from_secs(1);
 const DEAD_WITHIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -120,12 +121,15 @@ impl Gc {
             self.audit(Action::ClockEnded, Some(alloc), Some(task), Value::Null).await?;
             return said(Outcome::Changed, "it is not past its clock any more");
         };
-        let answer = self.nomad.sigkill(&order).await?;
+        // A read that is older than this, when its turn among the calls has come, says nothing any more.
+        let read = self.clock.now();
+        let answer = self.nomad.sigkill(&order, || self.clock.now().since(read) < STALE).await?;
         let refused = match answer {
             SignalOutcome::Sent => None,
             SignalOutcome::NotRunning(_) | SignalOutcome::Gone(_) => None,
             SignalOutcome::Unreachable(why) => Some(format!("its node cannot be reached: {why}")),
             SignalOutcome::Unsupported(why) => Some(format!("its driver takes no signals: {why}")),
+            SignalOutcome::Withheld => Some("not sent: its turn came too late after the read; another pass reads it anew".into()),
         };
         let (action, detail) = match &refused {
             None => (Action::SigkillSent, Value::Null),

@@ -19,8 +19,9 @@ use crate::{Error, Gc};
 
 /// Candidates acted on at the same time.
 const AT_ONCE: usize = 8;
-/// A client reports an end within a second or so; one that does not has not ended it.
+/// How old the read before a SIGKILL may be.
 const STALE: Duration = Duration::from_secs(1);
+/// A client reports an end within a second or so; one that does not has not ended it.
 const DEAD_WITHIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(250);
 

@@ -18,7 +18,6 @@ pub mod lab;
 pub mod process;
 pub mod proxy;
 pub mod run;
-pub mod tls;
 pub mod wait;
 
 use curfew_core::Timestamp;

@@ -54,16 +54,14 @@ fn main() {
             lessons::lesson_26_a_stop_waits_for_processes_not_for_a_status;
         BOTH: nomad_api::agents_nodes_and_leader, nomad_api::parse_and_refusals_in_nomads_words,
             nomad_api::filters_find_odd_ids_and_nothing_else;
-        BOTH: cli::broken_hcl_names_file_line_and_column, cli::unknown_driver, cli::not_a_job;
+        BOTH: cli::broken_hcl_names_file_line_and_column, cli::unknown_driver, cli::not_a_job, cli::the_token_is_wrong;
         DEV: cli::a_closed_standard_output, cli::a_second_controller_on_the_same_port,
             cli::a_controller_that_is_ready_says_who_it_is;
         DEV: devcluster::the_lines_of_its_page_work, devcluster::the_official_command_line;
         NONE: cli::no_file_an_empty_file_a_folder, cli::a_duration_without_a_unit, cli::no_controller_or_something_else,
-            cli::the_certificates_of_dev_are_wrong, cli::nomad_is_not_there, cli::the_token_is_wrong, cli::the_configuration_is_wrong;
+            cli::the_certificates_of_dev_are_wrong, cli::nomad_is_not_there, cli::the_configuration_is_wrong;
         BOTH: doctor::a_healthy_cluster, doctor::a_node_with_the_default_max_kill_timeout, doctor::a_server_without_a_leader,
-            doctor::a_node_that_is_down;
-        DEV: doctor::a_read_only_token_by_its_refusals;
-        REAL: doctor::a_read_only_token;
+            doctor::a_node_that_is_down, doctor::a_read_only_token;
         NONE: doctor::nothing_there_or_something_else, doctor::tls_that_does_not_fit, doctor::bad_configuration,
             doctor::interrupted;
         BOTH: queue::an_extended_stop_kills_later_and_a_new_request_sooner_again, queue::kill_now_kills_now,

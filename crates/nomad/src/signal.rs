@@ -67,11 +67,13 @@ fn outcome(e: Error) -> Result<SignalOutcome, Error> {
     ];
     let Some(text) = e.body().map(str::to_owned) else { return Err(e) };
     let has = |texts: &[&str]| texts.iter().any(|t| text.contains(t));
+    let status = e.status();
     match e {
         Error::NotFound { .. } | Error::Refused { .. } | Error::Interrupted { status: Some(_), .. } => {
             if has(UNREACHABLE) || forwarding_broke(&text) {
                 Ok(SignalOutcome::Unreachable(text))
-            } else if text.contains("Unknown allocation") {
+            // With any other status Nomad hides what the token may not see: it may well live.
+            } else if status == Some(404) && text.contains("Unknown allocation") {
                 Ok(SignalOutcome::Gone(text))
             } else if has(NOT_RUNNING) {
                 Ok(SignalOutcome::NotRunning(text))

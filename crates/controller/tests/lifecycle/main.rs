@@ -9,3 +9,4 @@ mod queue;
 mod starting;
 mod stopping;
 mod unit;
+mod whole;

@@ -164,6 +164,11 @@ async fn gone_is_only_what_nomad_calls_gone() {
     assert!(matches!(job(404, "").await, Err(Error::NotNomad { .. })));
     assert!(matches!(job(404, "<html>nginx</html>").await, Err(Error::NotNomad { .. })));
     assert!(matches!(job(404, "alloc not found").await, Err(Error::NotFound { .. })));
+    let alloc = async |status, text: &'static str| nomad(move |_| respond(status, text)).0.allocation(&ALLOC.into()).await;
+    assert!(alloc(404, "alloc not found").await.unwrap().is_none());
+    // What lives in a namespace that the token may not read: not gone, and no reason to ask in haste.
+    let hidden = alloc(500, "Unknown allocation \"6e1c2c0b-1a8e-4a9d-9f0d-5d2b1a1f1c11\"").await.unwrap_err();
+    assert!(matches!(hidden, Error::Refused { status: 500, .. }) && !hidden.is_transient(), "{hidden:?}");
     // Nomad answers another resource when an id ends like one.
     assert!(matches!(job(200, "[]").await, Err(Error::NotNomad { .. })));
     assert!(matches!(job(200, "pong").await, Err(Error::NotNomad { .. })));
@@ -290,9 +295,13 @@ async fn a_sigkill_names_its_task_and_its_answers_are_told_apart() {
         let outcome = n.sigkill(&order, || true).await.unwrap();
         assert!(format!("{outcome:?}").starts_with(expected), "{text}: {outcome:?}");
     }
-    for (status, text) in
-        [(500, "Task not found"), (403, "Permission denied"), (500, "No cluster leader"), (404, "404 page not found")]
-    {
+    for (status, text) in [
+        (500, "Unknown allocation \"00000000\""),
+        (500, "Task not found"),
+        (403, "Permission denied"),
+        (500, "No cluster leader"),
+        (404, "404 page not found"),
+    ] {
         let (n, _) = nomad(move |_| respond(status, text));
         assert!(n.sigkill(&order, || true).await.is_err(), "{text}");
     }

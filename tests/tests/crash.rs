@@ -82,13 +82,13 @@ pub async fn killed_before_nomad_was_told(given: Given) {
 async fn tells_the_story(lab: &Lab, op: OpId) {
     let trail = lab.curfew.trail(op).await;
     let actions: Vec<&str> = trail.iter().filter_map(|r| r["action"].as_str()).collect();
-    let mut rest = actions.iter();
-    for wanted in ["requested", "job_deleted", "sigkill_sent", "succeeded"] {
-        assert!(rest.any(|a| *a == wanted), "no {wanted} in its place: {actions:?}");
-    }
+    assert_eq!((actions.first(), actions.last()), (Some(&"requested"), Some(&"succeeded")), "{actions:?}");
+    // The keeper and the step write their own rows. A controller that dies between the DELETE and its row leaves it to the next one,
+    // after a SIGKILL perhaps; it is never left out, and never there twice.
     assert_eq!(actions.iter().filter(|a| **a == "job_deleted").count(), 1, "{actions:?}");
-    let times: Vec<&str> = trail.iter().filter_map(|r| r["at"].as_str()).collect();
-    assert!(times.is_sorted(), "{times:?}");
+    assert!(actions.contains(&"sigkill_sent"), "{actions:?}");
+    let seqs: Vec<u64> = trail.iter().filter_map(|r| r["seq"].as_u64()).collect();
+    assert!(seqs.len() == trail.len() && seqs.is_sorted(), "{seqs:?}");
 }
 
 /// Back before the clock's instant: dead at that instant, as if nothing had happened.
@@ -138,7 +138,7 @@ pub async fn a_restart_with_many_stops_in_flight(given: Given) {
     let asked = now();
     let status = lab.own().end(Signal::TERM, s(10)).await;
     assert_eq!(status.code(), Some(0), "{}", lab.curfew.log());
-    assert!(now().since(asked) < s(5), "it took {:?} to stop", now().since(asked));
+    assert!(now().since(asked) < s(1) + late(), "it took {:?} to stop", now().since(asked));
     assert!(procs.iter().all(|r| r.task("t").lives()), "a controller that stops kills nobody");
     lab.own().restart().await;
     let deaths = join_all(procs.iter().map(|r| r.task("t").death(PATIENCE, &r.job))).await;

@@ -69,7 +69,7 @@ fn main() {
             queue::while_kill_is_paused_nobody_dies_and_then_at_once, queue::a_followed_trail_survives_a_restart;
         DEV: queue::confirm_drained_names_who_holds_what;
         NONE: shutdown::a_signal_while_it_starts;
-        DEV: shutdown::a_nomad_that_hangs, shutdown::a_second_signal;
+        DEV: shutdown::a_nomad_that_hangs, shutdown::a_second_signal, shutdown::what_systemd_is_told;
         BOTH: gc::a_lost_controller_and_a_lost_database, gc::leftovers_of_every_kind, gc::more_than_the_cap, gc::two_at_once,
             gc::a_purge_never_hides_a_living_task, gc::a_node_that_is_away, gc::a_live_stop_is_the_controllers,
             gc::beside_the_controller, gc::the_jobspec, gc::a_child_is_stopped_through_the_controller,

@@ -1,5 +1,6 @@
 //! The controller's process is told to stop: exit codes, and what the next one finds.
 
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use curfew_core::operation::State;
@@ -87,4 +88,40 @@ pub async fn a_second_signal(given: Given) {
     assert_eq!(lab.own().end(Signal::INT, 15 * S).await.code(), Some(1), "{}", lab.curfew.log());
     assert!(now().since(asked) < S + late(), "{:?}", now().since(asked));
     done_by_the_next(lab, ops).await;
+}
+
+/// By the service manager's protocol, over a real socket: READY when it runs, the watchdog petted within half its time, STATUS
+/// with counts, STOPPING before it ends.
+pub async fn what_systemd_is_told(given: Given) {
+    let dir = tempfile::TempDir::with_prefix("curfew-test-notify-").unwrap();
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut told: Vec<(curfew_core::Timestamp, String)> = vec![];
+    let mut hear = || {
+        let mut buffer = [0; 4096];
+        while let Ok(n) = socket.recv(&mut buffer) {
+            told.push((now(), String::from_utf8_lossy(&buffer[..n]).into_owned()));
+        }
+        told.clone()
+    };
+    let env = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "2000000")];
+    let mut lab = given.own_with(&env).await;
+    assert!(hear().iter().any(|(_, m)| m.lines().any(|l| l == "READY=1")), "{:?}", hear());
+    let id = unique("notify");
+    lab.start(&service(&id, vec![task("t", POLITE)])).await;
+    let petted = |m: &[(curfew_core::Timestamp, String)]| -> Vec<curfew_core::Timestamp> {
+        m.iter().filter(|(_, m)| m.contains("WATCHDOG=1")).map(|(at, _)| *at).collect()
+    };
+    let all = eventually(PATIENCE, "five pats for the watchdog", async || {
+        let all = hear();
+        if petted(&all).len() >= 5 { Ok(all) } else { Err(format!("{all:?}")) }
+    })
+    .await;
+    let pats = petted(&all);
+    assert!(pats.windows(2).all(|w| w[1].since(w[0]) < S + late()), "{pats:?}");
+    assert!(all.iter().any(|(_, m)| m.contains("STATUS=running") && m.contains("clocks armed")), "{all:?}");
+    assert_eq!(lab.own().end(Signal::TERM, 10 * S).await.code(), Some(0), "{}", lab.curfew.log());
+    let all = hear();
+    assert!(all.iter().any(|(_, m)| m.lines().any(|l| l == "STOPPING=1")), "{all:?}");
 }

@@ -127,10 +127,10 @@ struct Job {
     stop_timeout: Duration,
 }
 
-/// Who held the duty under an epoch, and from when on.
+/// Who held the duty under an epoch, and when the one before it had run out.
 struct Epoch {
     holder: String,
-    taken_at: Timestamp,
+    expired_at: Option<Timestamp>,
 }
 
 impl Two {
@@ -293,8 +293,8 @@ fn ended_well(op: &OperationView, job: &Job) {
     }
 }
 
-fn at(row: &Value) -> Timestamp {
-    serde_json::from_value(row["at"].clone()).unwrap()
+fn instant(value: &Value) -> Option<Timestamp> {
+    serde_json::from_value(value.clone()).unwrap()
 }
 
 fn told_in_order(trail: &[Value], accepted: &HashMap<OpId, Job>) {
@@ -326,7 +326,10 @@ fn signalled_by_the_holder(trail: &[Value]) -> BTreeMap<u64, Epoch> {
     for row in trail.iter().filter(|r| r["action"] == "duty_taken") {
         let epoch = row["detail"]["epoch"].as_u64().unwrap();
         assert!(epochs.keys().all(|e| *e < epoch), "epochs count up: {row}");
-        epochs.insert(epoch, Epoch { holder: row["actor"].as_str().unwrap().into(), taken_at: at(row) });
+        epochs.insert(
+            epoch,
+            Epoch { holder: row["actor"].as_str().unwrap().into(), expired_at: instant(&row["detail"]["expired_at"]) },
+        );
     }
     let sending: Vec<&Value> = trail.iter().filter(|r| r["action"] == "sigkill_sending").collect();
     assert!(!sending.is_empty());
@@ -334,9 +337,9 @@ fn signalled_by_the_holder(trail: &[Value]) -> BTreeMap<u64, Epoch> {
         let epoch = row["detail"]["duty"].as_u64().unwrap();
         let held = &epochs[&epoch];
         assert_eq!(row["actor"], held.holder, "not the holder's of epoch {epoch}: {row}");
-        let until = epochs.range(epoch + 1..).next().map(|(_, next)| next.taken_at);
-        // Written a moment before the signal, while the duty was held.
-        assert!(at(row) >= held.taken_at && until.is_none_or(|u| at(row) <= u), "outside of epoch {epoch}: {row}");
+        // Ordered while the duty was held: who was fenced orders nothing.
+        let until = epochs.get(&(epoch + 1)).and_then(|next| next.expired_at);
+        assert!(until.is_none_or(|u| instant(&row["at"]).unwrap() <= u), "epoch {epoch} had run out at {until:?}: {row}");
     }
     for row in trail.iter().filter(|r| r["action"] == "sigkill_sent") {
         assert!(row["detail"]["late_seconds"].as_f64().unwrap() >= 0.0, "before its clock: {row}");

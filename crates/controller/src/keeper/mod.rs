@@ -291,8 +291,8 @@ impl Actor {
                 () = tokio::time::sleep(wait) => {}
                 n = rx.recv_many(&mut batch, 256) => if n == 0 { break },
             }
-            let leave = Leave { epoch: self.parts.duty.may_kill().ok(), paused: duty.borrow_and_update().paused.clone() };
-            self.book.set_leave(leave, self.parts.clock.now());
+            duty.mark_unchanged();
+            self.look_for_leave();
             // Clocks first: a burst of messages does not make one late.
             self.book.tick(self.parts.clock.now(), &mut fx);
             for msg in batch.drain(..) {
@@ -332,6 +332,12 @@ impl Actor {
         fx.retain(|e| !matches!(e, Effect::Kill { .. } | Effect::Read { .. }));
     }
 
+    fn look_for_leave(&mut self) {
+        let duty = &self.parts.duty;
+        let leave = Leave { epoch: duty.may_kill().ok(), paused: duty.paused() };
+        self.book.set_leave(leave, self.parts.clock.now());
+    }
+
     fn until_next_wake(&self) -> Duration {
         // Wall time may jump, so no sleep is longer than a second.
         const LONGEST: Duration = Duration::from_secs(1);
@@ -345,6 +351,10 @@ impl Actor {
         let now = self.parts.clock.now();
         if self.keeps.is_none() && msg.is_about_clocks() {
             return;
+        }
+        // It may order a SIGKILL, and this process may have slept since the turn began: nothing is ordered without leave.
+        if matches!(msg, Msg::Fresh(..)) {
+            self.look_for_leave();
         }
         let book = &mut self.book;
         match msg {

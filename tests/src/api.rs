@@ -63,11 +63,13 @@ impl Api {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.map_err(|e| format!("{path}: {e:?}"))?;
-        let status = answer.status().as_u16();
-        let text = answer.text().await.map_err(|e| format!("{path}: {e:?}"))?;
-        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok((status, body))
+        answered(path, request).await
+    }
+
+    /// A POST to a controller that is done once, however often it is repeated under this key.
+    pub async fn post_once(&self, path: &str, body: &Value, key: &str) -> Result<(u16, Value), String> {
+        let request = self.http.post(format!("{}{path}", self.addr)).header("idempotency-key", key).json(body);
+        answered(path, request).await
     }
 
     /// The body of a 200, or a sentence.
@@ -112,4 +114,12 @@ impl Api {
     pub async fn allocation(&self, id: &str) -> Result<Value, String> {
         self.try_get(&format!("/v1/allocation/{id}")).await
     }
+}
+
+async fn answered(path: &str, request: reqwest::RequestBuilder) -> Result<(u16, Value), String> {
+    let answer = request.send().await.map_err(|e| format!("{path}: {e:?}"))?;
+    let status = answer.status().as_u16();
+    let text = answer.text().await.map_err(|e| format!("{path}: {e:?}"))?;
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Ok((status, body))
 }

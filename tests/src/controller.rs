@@ -20,6 +20,8 @@ use crate::{free_port, wait};
 pub struct Controller {
     dir: TempDir,
     database: Option<PathBuf>,
+    /// A database that is no file of its own.
+    url: Option<String>,
     nomad: String,
     env: Vec<(String, String)>,
     port: u16,
@@ -41,6 +43,7 @@ impl Controller {
         Self {
             dir: TempDir::with_prefix("curfew-test-controller-").unwrap(),
             database: None,
+            url: None,
             nomad: nomad.into(),
             env: env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             port,
@@ -67,6 +70,12 @@ impl Controller {
         self
     }
 
+    /// On a database that others may use, too.
+    pub fn on(mut self, url: &str) -> Self {
+        self.url = Some(url.to_owned());
+        self
+    }
+
     fn log_file(&self) -> PathBuf {
         self.dir.path().join("serve.log")
     }
@@ -77,7 +86,7 @@ impl Controller {
 
     /// The arguments of its `serve`.
     pub fn args(&self) -> Vec<String> {
-        let database = format!("sqlite:{}", self.database().display());
+        let database = self.url.clone().unwrap_or_else(|| format!("sqlite:{}", self.database().display()));
         ["serve", "--database", &database, "--listen", &format!("127.0.0.1:{}", self.port)].map(String::from).into()
     }
 

@@ -15,6 +15,8 @@ pub mod controller;
 pub mod fake;
 pub mod jobs;
 pub mod lab;
+#[path = "../../crates/store/tests/servers/own.rs"]
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod run;

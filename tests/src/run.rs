@@ -21,6 +21,10 @@ pub struct Given {
 }
 
 impl Given {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Says aloud that this scenario, or a part of it, cannot be done here.
     pub fn skip(&self, why: &str) {
         eprintln!("SKIPPED {}: {why}", self.name);

@@ -16,6 +16,7 @@ mod shutdown;
 mod spec;
 mod stop;
 mod told;
+mod two;
 
 use curfew_tests::{run, scenarios};
 
@@ -37,7 +38,8 @@ fn main() {
             crash::a_lost_database_loses_no_clock, crash::killed_before_nomad_was_told;
         BOTH: nodes::unreachable_at_the_clock, nodes::max_kill_timeout_of_30s_warns_by_name,
             nodes::a_raised_max_kill_timeout_does_not_warn, nodes::the_server_restarts_in_the_middle_of_a_stop,
-            nodes::cut_off_right_after_the_request, nodes::event_streams_that_break;
+            nodes::cut_off_right_after_the_request, nodes::event_streams_that_break,
+            nodes::what_waits_is_not_listed_while_nothing_changes;
         DEV: nodes::lesson_24_silent_events_cost_a_resync_and_no_kill;
         BOTH: spec::unknown_fields_reach_nomad_unchanged, spec::hcl_is_parsed_by_nomad_and_the_authors_timeout_is_kept,
             spec::the_same_spec_again_restarts_nothing, spec::the_jobspecs_of_the_repository;
@@ -68,6 +70,7 @@ fn main() {
             queue::cancelled_after_its_delete_it_says_what_cannot_be_taken_back, queue::a_paused_kind_keeps_its_rows_queued,
             queue::while_kill_is_paused_nobody_dies_and_then_at_once, queue::a_followed_trail_survives_a_restart;
         DEV: queue::confirm_drained_names_who_holds_what;
+        DEV: two::one_is_killed_in_the_middle, two::one_sleeps_longer_than_its_lease, two::their_database_restarts;
         NONE: shutdown::a_signal_while_it_starts;
         DEV: shutdown::a_nomad_that_hangs, shutdown::a_second_signal, shutdown::what_systemd_is_told;
         BOTH: gc::a_lost_controller_and_a_lost_database, gc::leftovers_of_every_kind, gc::more_than_the_cap, gc::two_at_once,

@@ -169,6 +169,32 @@ pub async fn lesson_24_silent_events_cost_a_resync_and_no_kill(given: Given) {
     lab.cluster.api.put("/dev/v1/events/deliver", &Value::Null).await;
 }
 
+/// What waits for its clock is not listed again and again: while nothing changes a small question is enough.
+pub async fn what_waits_is_not_listed_while_nothing_changes(given: Given) {
+    let lab = given.own_with(&[("CURFEW_RESYNC_INTERVAL", "300ms")]).await;
+    let id = unique("waiting");
+    let proc = lab.start(&service(&id, vec![task("t", IMPOLITE)])).await.task("t");
+    let op = lab.stop_detached(&id, &["--stop-timeout", "10m"]).await;
+    clock_of(&lab, op.id).await;
+    let counts = || {
+        let all = lab.proxy().seen("GET", "/v1/allocations?");
+        let lists = all.iter().filter(|s| s.path.contains("filter=")).count();
+        (lists, all.len() - lists)
+    };
+    let mut since = counts();
+    eventually(PATIENCE, "three looks without a list", async || {
+        let now = counts();
+        if now.0 != since.0 {
+            since = now;
+        }
+        if now.1 >= since.1 + 3 { Ok(()) } else { Err(format!("{now:?} since {since:?}")) }
+    })
+    .await;
+    lab.run(&["op", "kill-now", &op.id.to_string()]).run().await.code(0);
+    proc.death(PATIENCE, "the task").await;
+    assert_eq!(lab.curfew.finished(op.id, PATIENCE).await.state, State::Succeeded);
+}
+
 /// Every event stream ends again and again: nothing is lost, nothing is done twice.
 pub async fn event_streams_that_break(given: Given) {
     let lab = given.own().await;

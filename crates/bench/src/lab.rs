@@ -11,7 +11,6 @@ use curfew_core::operation::State;
 use curfew_core::{Allocation, Desired, JobKey};
 use curfew_devcluster::{Cluster, ClusterConfig, NodeConfig};
 use curfew_nomad::{Nomad, NomadConfig};
-use curfew_store::{SqliteStore, Store};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -36,6 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Lab {
     pub async fn open(nodes: usize) -> anyhow::Result<Lab> {
+        Self::open_on(nodes, None).await
+    }
+
+    /// With its operations in the database that `url` names; else in an SQLite file of its own.
+    pub async fn open_on(nodes: usize, url: Option<&str>) -> anyhow::Result<Lab> {
         let dir = TempDir::with_prefix("curfew-bench-")?;
         let (cluster, addr) = match std::env::var("NOMAD_ADDR").ok().filter(|a| !a.is_empty()) {
             Some(addr) => (None, addr),
@@ -63,7 +67,8 @@ impl Lab {
         let (nomad, bare) = (nomad()?, nomad()?);
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let client = Client::new(&listener.local_addr()?.to_string())?;
-        let store: Arc<dyn Store> = SqliteStore::open(&dir.path().join("curfew.db"))?;
+        let own = format!("sqlite:{}", dir.path().join("curfew.db").display());
+        let store = curfew_store::open(url.unwrap_or(&own)).await?;
         let parts = Parts {
             nomad: nomad.clone(),
             store: std::future::ready(Ok(store)).boxed(),

@@ -3,12 +3,15 @@
 //! A bound is broken when it is missed by more than twice; then the exit code is 1. Figures from a shared machine say little
 //! one by one, so each is a median over rounds with its spread, and a ratio to what was measured beside it.
 
+mod clocks;
 mod lab;
 mod lateness;
 mod placement;
+mod postgres;
 mod queue;
 mod report;
 mod requests;
+mod stops;
 mod sweep;
 
 use std::process::ExitCode;
@@ -40,6 +43,13 @@ enum What {
     Queue(queue::Args),
     /// A pass of the gc over a large and healthy cluster, against a plain listing of the same pages.
     Sweep(sweep::Args),
+    /// Stops accepted and written down, over HTTP, against bare DELETEs to Nomad over as many connections.
+    Stops(stops::Args),
+    /// What many pending stops cost a controller that has nothing to do: memory, CPU, and the time from its start to its clocks.
+    Clocks(clocks::Args),
+    /// The controller that `clocks` measures, as a process of its own.
+    #[command(hide = true)]
+    Keep(clocks::Keep),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +65,9 @@ fn main() -> ExitCode {
                 What::Placement(args) => placement::run(args).await.map(Some),
                 What::Queue(args) => queue::run(args).await.map(Some),
                 What::Sweep(args) => sweep::run(args).await,
+                What::Stops(args) => stops::run(args).await.map(Some),
+                What::Clocks(args) => clocks::run(args).await.map(Some),
+                What::Keep(args) => match clocks::keep(args).await? {},
             }
         });
         rt.shutdown_timeout(std::time::Duration::from_secs(1));

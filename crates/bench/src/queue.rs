@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::postgres::Schema;
 use crate::report::{Report, Row, Spread};
 
 #[derive(clap::Args)]
@@ -181,21 +182,12 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
 }
 
 async fn on_postgres(url: &str, count: usize, workers: usize, taken: &mut Taken) -> anyhow::Result<()> {
-    const SCHEMA: &str = "curfew_bench";
-    let admin = admin(url).await?;
-    admin.batch_execute(&format!("DROP SCHEMA IF EXISTS {SCHEMA} CASCADE; CREATE SCHEMA {SCHEMA}")).await?;
-    let mark = if url.contains('?') { '&' } else { '?' };
-    let store = PostgresStore::open(&format!("{url}{mark}options=-c%20search_path={SCHEMA}")).await?;
+    let schema = Schema::make(url).await?;
+    let store = PostgresStore::open(&schema.url).await?;
     let done = taken.round(&Ours(store.clone()), count, workers).await;
     store.close().await?;
-    admin.batch_execute(&format!("DROP SCHEMA {SCHEMA} CASCADE")).await?;
+    schema.remove().await?;
     done
-}
-
-async fn admin(url: &str) -> anyhow::Result<tokio_postgres::Client> {
-    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
-    tokio::spawn(connection);
-    Ok(client)
 }
 
 /// The other queue is a program of its own (`crates/bench/peer`): its crates and ours cannot be in one build.

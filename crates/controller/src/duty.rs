@@ -98,6 +98,11 @@ impl Duty {
         }
     }
 
+    /// Who paused `kill`.
+    pub fn paused(&self) -> Option<Arc<By>> {
+        self.seen.borrow().paused.clone()
+    }
+
     /// As it was seen last, and whenever that changes.
     pub fn seen(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()

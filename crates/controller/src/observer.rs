@@ -74,7 +74,7 @@ impl Observer {
 
     /// Lists, then follows the stream from there with a list at every interval; returns when either fails.
     async fn watch(&self, failures: &mut usize) -> Lost {
-        let index = match self.resync().await {
+        let mut index = match self.resync().await {
             Ok(index) => index,
             Err(e) => return e,
         };
@@ -102,15 +102,25 @@ impl Observer {
                     }
                     Err(e) => return Lost::Stream(e),
                 },
-                () = async { tokio::select! { () = &mut next => {}, () = self.resync.notified() => {} } } => {
-                    if let Err(e) = self.resync().await {
-                        return e;
+                asked = async { tokio::select! { () = &mut next => false, () = self.resync.notified() => true } } => {
+                    match self.resync_since(index, asked).await {
+                        Ok(newer) => index = newer,
+                        Err(e) => return e,
                     }
                     next.set(tokio::time::sleep(self.resync_interval));
                 }
                 _ = idle.tick() => {}
             }
         }
+    }
+
+    /// A list, unless no allocation has changed since the one that was as of `index`: then it would say the same again, and a hundred
+    /// thousand that wait for their clocks are a long list. `asked`: what the last one said is not known to the keeper any more.
+    async fn resync_since(&self, index: u64, asked: bool) -> Result<u64, Lost> {
+        if !asked && index > 0 && self.nomad.allocations_index().await.map_err(Lost::List)? == index {
+            return Ok(index);
+        }
+        self.resync().await
     }
 
     /// Everything with a live task and a sign of having been told to end. Returns the index it is as of.

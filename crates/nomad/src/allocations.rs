@@ -79,6 +79,12 @@ impl Nomad {
         self.allocations(Some(Filter::told_to_end()), "*", self.config().per_page)
     }
 
+    /// The index of the newest change of any allocation, in any namespace: as long as it stays, a list would be the same again.
+    pub async fn allocations_index(&self) -> Result<u64, Error> {
+        let page = self.allocations(None, "*", 1).next().await?;
+        Ok(page.map_or(0, |p| p.index))
+    }
+
     /// Reads these again, in all namespaces, 128 a call. One that is missing from the answer is gone from Nomad.
     pub async fn allocations_by_id(&self, ids: &[AllocId]) -> Result<AllocationPage, Error> {
         self.all(Filter::ids(ids)).await

@@ -438,11 +438,17 @@ impl Book {
                 }
                 // A row that was read before its DELETE was written down does not know yet.
                 s.late = s.late.max(op.late());
+                // Another controller kept the clocks when its DELETE was sent, or somebody died over it: not all was seen here.
+                let elsewhere = op.progress.delete_index > s.delete_index;
+                s.gap |= elsewhere || op.progress.unknown;
+                if elsewhere {
+                    self.told(op.id, &key, op.progress.delete_index, op.progress.eval.clone());
+                }
             }
             _ => {
                 let delete_index = op.progress.delete_index;
                 // Found again after a restart: whatever happened in between was not seen.
-                let gap = op.progress.demands_sent > 0;
+                let gap = op.progress.demands_sent > 0 || op.progress.unknown;
                 let eval = op.progress.eval.clone();
                 if let Some(eval) = &eval {
                     self.evals.insert(eval.clone(), key.clone());
@@ -465,18 +471,22 @@ impl Book {
         now: Timestamp,
         fx: &mut Vec<Effect>,
     ) {
+        self.told(op, key, Some(index), eval);
+        self.settle_job(key, now, fx);
+    }
+
+    fn told(&mut self, op: OpId, key: &JobKey, index: Option<u64>, eval: Option<EvalId>) {
         let Some(s) = self.stops.get_mut(key).filter(|s| s.op == op) else { return };
         if let Some(old) = s.eval.take() {
             self.evals.remove(&old);
         }
-        s.delete_index = Some(index);
+        s.delete_index = index;
         s.ready = false;
         s.eval_done = eval.as_ref().is_none_or(|e| self.early_evals.contains(e));
         s.eval = eval.clone();
         if let Some(eval) = eval.filter(|_| !s.eval_done) {
             self.evals.insert(eval, key.clone());
         }
-        self.settle_job(key, now, fx);
     }
 
     /// An evaluation is complete: if it was a stop's, every allocation has been told.

@@ -11,7 +11,7 @@ mod book;
 mod reader;
 mod specs;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,6 +144,7 @@ impl Keeper {
             keeper: keeper.clone(),
             reads: reads_tx,
             overflow: Vec::new(),
+            unheard: HashSet::new(),
             pending: Pending::default(),
             flushing: false,
             lanes: HashMap::new(),
@@ -251,6 +252,8 @@ struct Actor {
     reads: mpsc::Sender<reader::ReadAlloc>,
     /// Reads that found the queue full.
     overflow: Vec<reader::ReadAlloc>,
+    /// Nudges that found the queue full: a waiting stop may not look by itself for an hour.
+    unheard: HashSet<OpId>,
     pending: Pending,
     flushing: bool,
     /// Signals under way by node: a client that hangs holds up its own and nobody else's.
@@ -288,8 +291,8 @@ impl Actor {
                 () = tokio::time::sleep(wait) => {}
                 n = rx.recv_many(&mut batch, 256) => if n == 0 { break },
             }
-            let leave = Leave { epoch: self.parts.duty.may_kill().ok(), paused: duty.borrow_and_update().paused.clone() };
-            self.book.set_leave(leave, self.parts.clock.now());
+            duty.mark_unchanged();
+            self.look_for_leave();
             // Clocks first: a burst of messages does not make one late.
             self.book.tick(self.parts.clock.now(), &mut fx);
             for msg in batch.drain(..) {
@@ -329,10 +332,16 @@ impl Actor {
         fx.retain(|e| !matches!(e, Effect::Kill { .. } | Effect::Read { .. }));
     }
 
+    fn look_for_leave(&mut self) {
+        let duty = &self.parts.duty;
+        let leave = Leave { epoch: duty.may_kill().ok(), paused: duty.paused() };
+        self.book.set_leave(leave, self.parts.clock.now());
+    }
+
     fn until_next_wake(&self) -> Duration {
         // Wall time may jump, so no sleep is longer than a second.
         const LONGEST: Duration = Duration::from_secs(1);
-        if !self.overflow.is_empty() {
+        if !self.overflow.is_empty() || !self.unheard.is_empty() {
             return Duration::from_millis(1);
         }
         self.book.next_wake().map_or(LONGEST, |at| at.since(self.parts.clock.now()).min(LONGEST))
@@ -342,6 +351,10 @@ impl Actor {
         let now = self.parts.clock.now();
         if self.keeps.is_none() && msg.is_about_clocks() {
             return;
+        }
+        // It may order a SIGKILL, and this process may have slept since the turn began: nothing is ordered without leave.
+        if matches!(msg, Msg::Fresh(..)) {
+            self.look_for_leave();
         }
         let book = &mut self.book;
         match msg {
@@ -387,6 +400,7 @@ impl Actor {
                 self.keeps = None;
                 // The next holder writes its own; what was done goes into the trail all the same.
                 self.pending.clocks.clear();
+                self.unheard.clear();
             }
             Msg::Report { op, key, reply } => {
                 let _ = reply.send(book.stop_report(op, &key, now));
@@ -421,11 +435,13 @@ impl Actor {
                 Effect::Read { id, full } => reads.push(reader::ReadAlloc { id, full }),
                 Effect::Kill { alloc, node, clocks } => self.kill(alloc, node, clocks),
                 Effect::Nudge(op) => {
-                    // A full queue loses nothing: the operation's own timer comes.
-                    let _ = self.parts.nudges.try_send(op);
+                    self.unheard.insert(op);
                 }
             }
         }
+        let nudges = &self.parts.nudges;
+        // Closed: nothing is leased any more, and nobody is to be told.
+        self.unheard.retain(|op| matches!(nudges.try_send(*op), Err(mpsc::error::TrySendError::Full(_))));
         for r in reads {
             if let Err(mpsc::error::TrySendError::Full(r)) = self.reads.try_send(r) {
                 self.overflow.push(r);

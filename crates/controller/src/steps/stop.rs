@@ -28,8 +28,9 @@ const PROMPT: Duration = Duration::from_secs(5);
 /// Without events an evaluation is asked for after this.
 const EVAL_WAIT: Duration = Duration::from_secs(2);
 const TELLING: &str = "Nomad to tell the job's allocations";
-/// How often a waiting stop looks by itself when nothing wakes it.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often a waiting stop looks by itself: a quarter of the time that is left until its last clock, between these two. What it
+/// waits for wakes it, and the keeper hears of that from lists as well as from events, so this is only for what nobody thought of.
+const LOOK: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(3600)];
 
 impl Tools {
     pub(super) async fn stop(&self, op: &Operation, target: &JobKey, demands: &[Demand]) -> Result<Done, Stopping> {
@@ -95,8 +96,7 @@ impl Tools {
                 self.waiting(op, self.clock.now() + Duration::from_millis(500), "the last allocations to be read".into());
             return Ok(Done { result, audit: vec![] });
         }
-        let after_the_clocks = report.deadline.map_or(LOOK, |d| d.since(self.clock.now()) + Duration::from_secs(2));
-        let run_at = self.clock.now() + after_the_clocks.min(LOOK);
+        let run_at = self.clock.now() + next_look(report.deadline.map(|d| d.since(self.clock.now())), !report.open.is_empty());
         let why = report.waiting_for.unwrap_or_else(|| "its allocations to end".into());
         let mut result = self.waiting(op, run_at, why);
         result.deadline = report.deadline.or(op.deadline);
@@ -197,7 +197,8 @@ impl Tools {
     async fn deleted(&self, op: &Operation, target: &JobKey, progress: Progress, detail: Value) -> Done {
         let index = progress.delete_index.unwrap_or(u64::MAX);
         // How late the DELETE was counts for the clocks.
-        self.keeper.stop_opened(Operation { progress: progress.clone(), ..op.clone() }).await;
+        let late = Progress { sent_at: progress.sent_at, ..op.progress.clone() };
+        self.keeper.stop_opened(Operation { progress: late, ..op.clone() }).await;
         self.keeper.stop_deleted(op.id, target.clone(), index, progress.eval.clone()).await;
         // Without an evaluation (periodic, parameterized, gone) there is nothing to wait for.
         let wait = if progress.eval.is_some() { EVAL_WAIT } else { Duration::ZERO };
@@ -217,5 +218,32 @@ impl Tools {
             }
         }
         Done { result, audit: vec![self.entry(op, Action::Succeeded, detail)] }
+    }
+}
+
+/// After how long a waiting stop looks again, when `left` is left until its last clock. `open`: the keeper follows what it waits
+/// for, and will wake it.
+fn next_look(left: Option<Duration>, open: bool) -> Duration {
+    const SOON: Duration = Duration::from_secs(2);
+    match left {
+        _ if !open => SOON,
+        None => LOOK[0],
+        Some(left) => (left / 4).clamp(LOOK[0], LOOK[1]).min(left + SOON),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_that_waits_long_seldom_looks_and_never_past_its_clock() {
+        let s = Duration::from_secs;
+        for (left, look) in [(0, 2), (10, 12), (28, 30), (100, 30), (400, 100), (14_000, 3500), (200_000, 3600)] {
+            assert_eq!(next_look(Some(s(left)), true), s(look), "{left}");
+        }
+        assert_eq!(next_look(None, true), s(30));
+        // Nobody would wake it.
+        assert_eq!(next_look(Some(s(200_000)), false), s(2));
     }
 }

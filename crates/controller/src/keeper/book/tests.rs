@@ -360,6 +360,33 @@ fn an_evaluation_that_was_done_before_the_delete_answered_is_not_forgotten() {
     assert_eq!(did(&mut fx), [Did::Nudge]);
 }
 
+/// The row knows of a DELETE that this keeper has not seen: an allocation may have ended meanwhile, and belongs into the report.
+#[test]
+fn a_stop_that_another_controller_carried_on_has_a_gap() {
+    let mut b = book();
+    let (op, mut fx) = (stop_op(2), vec![]);
+    b.stop_opened(&op, at(900), &mut fx);
+    assert!(!b.stop_report(op.id, &key(), at(1000)).unwrap().gap);
+    let sent = Progress { demands_sent: 1, delete_index: Some(25), eval: Some("e".into()), ..Progress::default() };
+    b.stop_opened(&Operation { progress: sent.clone(), ..op.clone() }, at(1200), &mut fx);
+    b.eval_done(&"e".into(), &mut fx);
+    let report = b.stop_report(op.id, &key(), at(1300)).unwrap();
+    assert!(report.gap && report.eval_done);
+    b.specs.insert(&key(), spec(28, "60s"));
+    observe(&mut b, Shown { create_index: 29, ..Shown::stopped(killing()) }, 1400);
+    assert!(b.stop_report(op.id, &key(), at(1500)).unwrap().allocations.is_empty(), "registered again since");
+
+    // Its own DELETE leaves none, unless its holder before was cut off over one.
+    for (unknown, gap) in [(false, false), (true, true)] {
+        let mut b = book();
+        b.stop_opened(&op, at(900), &mut fx);
+        b.stop_opened(&Operation { progress: Progress { unknown, ..Progress::default() }, ..op.clone() }, at(950), &mut fx);
+        b.stop_deleted(op.id, &key(), 25, Some("e".into()), at(1000), &mut fx);
+        b.stop_opened(&Operation { progress: sent.clone(), ..op.clone() }, at(1100), &mut fx);
+        assert_eq!(b.stop_report(op.id, &key(), at(1200)).unwrap().gap, gap);
+    }
+}
+
 #[test]
 fn a_job_registered_again_is_not_the_stops() {
     let mut b = book();

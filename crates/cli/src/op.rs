@@ -193,6 +193,7 @@ pub fn show(op: &OperationView) {
         Target::Job(key) => line(&format!("job           {} (namespace {})", key.job, key.namespace)),
         Target::Node { node, name } => line(&format!("node          {name} ({node})")),
         Target::Datacenter { datacenter } => line(&format!("datacenter    {datacenter}")),
+        Target::Nodes { nodes } => line(&format!("nodes         {nodes}")),
     }
     line(&format!("actor         {}", op.actor));
     optional("reason", op.reason.clone());

@@ -93,6 +93,17 @@ pub struct Graces {
     pub settle: Duration,
 }
 
+/// The Curfew drain of an allocation's node: a live one, or the one that its meta in Nomad tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeDrain {
+    /// Without one nothing is killed because of the drain.
+    pub deadline: Option<Timestamp>,
+    /// What was told before was told by somebody else.
+    pub started_at: Timestamp,
+    pub only_managed: bool,
+    pub ignore_system: bool,
+}
+
 /// What [`derive()`] needs beside the allocation.
 pub struct Context<'a> {
     /// The job as it was when the allocation was placed.

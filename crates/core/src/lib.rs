@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod deployment;
 pub mod doctor;
+pub mod drain;
 pub mod duration;
 mod ids;
 pub mod kinds;

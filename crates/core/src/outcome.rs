@@ -69,5 +69,5 @@ pub fn total(allocations: Vec<AllocOutcome>) -> Outcome {
         let by_us = t.signalled_at.is_some() && (t.signal == Some(9) || matches!(t.exit_code, Some(137 | -1) | None));
         if by_us { killed += 1 } else { exited += 1 }
     }
-    Outcome { exited, killed, allocations, registered: None }
+    Outcome { exited, killed, allocations, ..Outcome::default() }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{TaskName, duration};
@@ -16,7 +17,8 @@ pub const META_OPERATION: &str = "curfew_operation";
 /// Group meta that keeps the author's `progress_deadline`.
 pub const META_PROGRESS_DEADLINE: &str = "curfew_progress_deadline";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum JobType {
     Service,
     Batch,

@@ -47,6 +47,9 @@ impl Tools {
         let done = match &op.request {
             Request::Submit { target, spec, base_index } => self.submit(op, target, spec, *base_index).await,
             Request::Stop { target, demands } => self.stop(op, target, demands).await,
+            Request::DrainNode { .. } | Request::DrainDatacenter { .. } | Request::Undrain { .. } => {
+                Ok(self.failed(op, "this controller cannot drain nodes".into()))
+            }
         };
         // No change is under way: what is known about the last one is as it was.
         done.unwrap_or_else(|Stopping| self.aborted(op, op.progress.unknown))

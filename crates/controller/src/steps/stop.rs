@@ -122,6 +122,7 @@ impl Tools {
                     delete_index: Some(d.job_modify_index),
                     eval: d.eval,
                     unknown: false,
+                    ..Progress::default()
                 };
                 self.deleted(op, target, progress, detail).await
             }
@@ -150,6 +151,7 @@ impl Tools {
                 delete_index: Some(index.unwrap_or(u64::MAX)),
                 eval: None,
                 unknown: false,
+                ..Progress::default()
             };
             let detail = json!({ "index": index, "found": if job.is_some() { "stopped already" } else { "gone already" } });
             return Ok(Some(self.deleted(op, target, progress, detail).await));

@@ -77,7 +77,14 @@ pub struct JobSpec {
     pub stopped: bool,
     /// Periodic or parameterized: it has no allocations of its own, and stopping it stops none of its children (design fact 14).
     pub parent: bool,
+    /// Names and patterns; empty: any.
+    pub datacenters: Vec<String>,
+    pub node_pool: String,
     pub groups: BTreeMap<String, GroupSpec>,
+}
+
+fn strings(v: &Value) -> Vec<String> {
+    v.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 fn ns(v: &Value) -> Duration {
@@ -103,6 +110,8 @@ impl JobSpec {
             stopped: job["Stop"].as_bool().unwrap_or(false),
             parent: job["ParentID"].as_str().unwrap_or("").is_empty()
                 && (job["Periodic"].is_object() || job["ParameterizedJob"].is_object()),
+            datacenters: strings(&job["Datacenters"]),
+            node_pool: job["NodePool"].as_str().filter(|p| !p.is_empty()).unwrap_or("default").to_owned(),
             groups: groups.map(|g| (g["Name"].as_str().unwrap_or("").to_owned(), group(g, job_type))).collect(),
         }
     }

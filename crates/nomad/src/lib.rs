@@ -35,7 +35,7 @@ pub use evaluations::{EvalState, EvalStatus};
 pub use events::{Event, EventFrame, EventStream, StreamEnd};
 pub use filter::Filter;
 pub use jobs::{Deregistration, Registration, Validation};
-pub use nodes::{Node, NodeStatus, NodeStub};
+pub use nodes::{DrainDeadline, LastDrain, Node, NodeStatus, NodeStub};
 pub use rights::{May, Right};
 pub use signal::SignalOutcome;
 pub use transport::{Body, Transport, TransportError};

@@ -66,6 +66,8 @@ routes! {
     FailDeployment: "PUT" "/v1/deployment/fail/:deployment" needs "namespace capability submit-job";
     Nodes: "GET" "/v1/nodes" needs "node policy read";
     Node: "GET" "/v1/node/:node" needs "node policy read";
+    NodeAllocations: "GET" "/v1/node/:node/allocations" needs "node policy read and namespace capability read-job";
+    NodeDrain: "PUT" "/v1/node/:node/drain" needs "node policy write";
     NodeEligibility: "PUT" "/v1/node/:node/eligibility" needs "node policy write";
     ClientStats: "GET" "/v1/client/stats" needs "node policy read";
     AgentSelf: "GET" "/v1/agent/self" needs "agent policy read";
@@ -78,7 +80,13 @@ impl Route {
     pub(crate) fn changes(self) -> bool {
         matches!(
             self,
-            Self::RegisterJob | Self::DeleteJob | Self::DispatchJob | Self::Signal | Self::FailDeployment | Self::NodeEligibility
+            Self::RegisterJob
+                | Self::DeleteJob
+                | Self::DispatchJob
+                | Self::Signal
+                | Self::FailDeployment
+                | Self::NodeDrain
+                | Self::NodeEligibility
         )
     }
 

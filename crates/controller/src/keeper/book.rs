@@ -474,7 +474,14 @@ impl Book {
             }
             // What an earlier cause had ended is not this stop's doing.
             let records: Vec<_> = t.records.iter().filter(|r| r.operation == Some(stop.op)).cloned().collect();
-            report.allocations.push(outcome::of_allocation(alloc, t.spec.as_deref(), &stop.demands, &records, &self.graces));
+            report.allocations.push(outcome::of_allocation(
+                alloc,
+                t.spec.as_deref(),
+                &stop.demands,
+                None,
+                &records,
+                &self.graces,
+            ));
             if let Some((cut, node)) = self.cut_kill_timeout(alloc) {
                 report.warnings.push(format!(
                     "node {node} cut kill_timeout to {}: its max_kill_timeout is lower than {}, so Nomad itself sends SIGKILL then",
@@ -538,7 +545,8 @@ impl Book {
         };
         let stop = self.stops.get(&key).filter(|s| s.covers(&spec));
         let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
-        let derived = derive(alloc, &Context { spec: &spec, demands, late, graces: &self.graces, memory: &t.records, now });
+        let derived =
+            derive(alloc, &Context { spec: &spec, demands, late, drain: None, graces: &self.graces, memory: &t.records, now });
         let op = stop.map(|s| s.op);
         note_clocks(&self.actor, alloc, &key, op, t.records.as_mut(), &derived, now, fx);
         if op.is_none() {
@@ -575,7 +583,7 @@ impl Book {
         }
         let stop = self.stops.get(&alloc.job_key()).filter(|s| s.covers(spec));
         let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
-        let derived = derive(alloc, &Context { spec, demands, late, graces: &self.graces, memory: &t.records, now });
+        let derived = derive(alloc, &Context { spec, demands, late, drain: None, graces: &self.graces, memory: &t.records, now });
         let due: Vec<KillClock> = derived.clocks.into_iter().filter(|c| c.due() <= self.reach(c.cause(), now)).collect();
         let Some(t) = self.allocs.get_mut(id) else { return };
         let clocks: Vec<KillClock> = due.into_iter().filter(|c| !t.unsupported.contains(c.key())).collect();

@@ -236,8 +236,11 @@ impl Worker {
         loop {
             match self.store.finish_step(op, done.result.clone(), done.audit.clone(), self.tools.clock.now()).await {
                 Ok(after) => {
-                    if let (Request::Stop { target, .. }, true) = (&op.request, finished && after.state.is_finished()) {
-                        self.tools.keeper.stop_closed(op.id, target.clone()).await;
+                    match &op.request {
+                        _ if !finished || !after.state.is_finished() => {}
+                        Request::Stop { target, .. } => self.tools.keeper.stop_closed(op.id, target.clone()).await,
+                        Request::DrainNode { node, .. } => self.tools.keeper.drain_closed(op.id, node.id.clone()).await,
+                        Request::Submit { .. } | Request::DrainDatacenter { .. } | Request::Undrain { .. } => {}
                     }
                     // Nobody waits for one when nobody listens.
                     let _ = self.changed.send(op.id);

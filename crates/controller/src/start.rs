@@ -143,9 +143,10 @@ async fn begin(base: Base, store: Opening, life: &Life, front: &Front) -> Result
 /// Clocks and live stops, read before anything is leased.
 async fn take_up(base: &Base, store: &dyn Store) -> Result<(Vec<ClockRecord>, Vec<Operation>), StartError> {
     let records = store.clocks().await?;
-    let stops = store.live(Kind::Stop).await?;
+    let mut live = store.live(Kind::Stop).await?;
+    live.extend(store.live(Kind::DrainNode).await?);
     let detail = json!({
-        "version": env!("CARGO_PKG_VERSION"), "clocks": records.len(), "stops": stops.len(), "nomad": base.nomad.address(),
+        "version": env!("CARGO_PKG_VERSION"), "clocks": records.len(), "operations": live.len(), "nomad": base.nomad.address(),
     });
     let row = AuditEntry {
         at: base.clock.now(),
@@ -157,8 +158,8 @@ async fn take_up(base: &Base, store: &dyn Store) -> Result<(Vec<ClockRecord>, Ve
         detail,
     };
     store.append_audit(vec![row]).await?;
-    tracing::info!(clocks = records.len(), stops = stops.len(), holder = base.holder, "taking up what was under way");
-    Ok((records, stops))
+    tracing::info!(clocks = records.len(), operations = live.len(), holder = base.holder, "taking up what was under way");
+    Ok((records, live))
 }
 
 fn assemble(
@@ -206,6 +207,7 @@ fn assemble(
     let (abort, cut) = (CancellationToken::new(), CancellationToken::new());
     let tools = Tools {
         nomad: nomad.clone(),
+        store: store.clone(),
         keeper: keeper.clone(),
         clock: clock.clone(),
         config: config.clone(),

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AllocId, Datacenter, JobKey, NodeId, OpId, Timestamp, duration};
+use crate::{AllocId, Datacenter, JobId, JobKey, NodeId, OpId, Timestamp, duration};
 
+pub mod course;
 mod meta;
+pub mod plan;
 
 pub use meta::{Deadline, DrainMeta};
 
@@ -224,6 +226,9 @@ pub struct SetProgress {
     pub nodes: Vec<SetNode>,
     /// Counts retries: each gives a node that was not drained another child.
     pub round: u32,
+    /// When it last looked whether nodes came or went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub looked_at: Option<Timestamp>,
 }
 
 /// A node of a set, as far as its drain has come.
@@ -231,11 +236,12 @@ pub struct SetProgress {
 pub struct SetNode {
     #[serde(flatten)]
     pub node: NodeRef,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub datacenter: Option<Datacenter>,
-    /// Absent: it was not marked ineligible yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub was_eligible: Option<bool>,
+    pub datacenter: Datacenter,
+    /// Whether it took allocations before.
+    pub was_eligible: bool,
+    /// It was made ineligible by this drain.
+    #[serde(default)]
+    pub marked: bool,
     /// The operation that drains it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub child: Option<OpId>,
@@ -313,6 +319,27 @@ pub struct NodeOutcome {
     pub slowest: Vec<Slow>,
 }
 
+impl NodeOutcome {
+    /// Nothing came of it yet.
+    pub fn nothing(node: &NodeRef, state: NodeState) -> Self {
+        Self {
+            id: node.id.clone(),
+            name: node.name.clone(),
+            state,
+            operation: None,
+            started_at: None,
+            ended_at: None,
+            deadline: None,
+            waiting_for: None,
+            exited: 0,
+            killed: 0,
+            left: 0,
+            allocations: vec![],
+            slowest: vec![],
+        }
+    }
+}
+
 /// An allocation that is still to leave its node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllocLeft {
@@ -347,8 +374,7 @@ pub enum Waits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slow {
     pub alloc: AllocId,
-    #[serde(flatten)]
-    pub job: JobKey,
+    pub job: JobId,
     pub task: crate::TaskName,
     #[serde(with = "duration::text")]
     pub took: Duration,

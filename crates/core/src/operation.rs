@@ -20,6 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::clock::NodeDrain;
 use crate::drain::{DrainOptions, Moved, NodeOutcome, NodeProgress, NodeRef, Selection, SetProgress};
 use crate::{AllocId, ClientStatus, Datacenter, EvalId, JobKey, NodeId, OpId, TaskName, Timestamp, duration};
 
@@ -223,10 +224,13 @@ pub enum Request {
     },
     /// Stop a job. Several requests for the same job join into one operation; the earlier deadline wins.
     Stop { target: JobKey, demands: Vec<Demand> },
+    /// `was_eligible` is what the drain of its set found before it made the node ineligible.
     DrainNode {
         #[serde(flatten)]
         node: NodeRef,
         options: DrainOptions,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        was_eligible: Option<bool>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         moved: Option<Moved>,
     },
@@ -400,6 +404,18 @@ impl Operation {
 
     pub fn kind(&self) -> Kind {
         self.request.kind()
+    }
+
+    /// What the drain of a node, once it started, means for the clocks of what runs there.
+    pub fn node_drain(&self) -> Option<NodeDrain> {
+        let Request::DrainNode { options, moved, .. } = &self.request else { return None };
+        let progress = self.progress.node.as_ref()?;
+        Some(NodeDrain {
+            deadline: moved.map(|m| m.until).or(progress.deadline),
+            started_at: progress.started_at?,
+            only_managed: options.only_managed,
+            ignore_system: options.ignore_system,
+        })
     }
 
     /// The nodes that are nobody else's while this drain is not over. A child's are its parent's.

@@ -14,7 +14,7 @@ pub enum StoreError {
     #[error("operation {id}: {why}")]
     Refused { id: OpId, why: String },
     /// Another drain has that node until it is over.
-    #[error("node {node} belongs to operation {by}; wait for that one, or cancel it")]
+    #[error("node {node} is drained by operation {by} already; watch that one (curfew op watch {by}), or cancel it first")]
     Claimed { node: NodeId, by: OpId },
     #[error("the idempotency key \"{key}\" was used before for a different request (operation {id}); use a new key")]
     IdempotencyConflict { key: String, id: OpId },

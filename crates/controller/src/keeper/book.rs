@@ -14,6 +14,7 @@ use curfew_core::spec::JobSpec;
 use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeId, OpId, TaskName, Timestamp, outcome};
 use serde_json::json;
 
+use super::drains::{Drains, Known};
 use super::specs::Specs;
 
 /// Evaluations of anybody's that may be complete between a DELETE and its answer.
@@ -36,6 +37,8 @@ pub enum Effect {
         node: NodeId,
         clocks: Vec<KillClock>,
     },
+    /// Read this node and hand it to [`Book::node_read`].
+    ReadNode(NodeId),
     /// Something changed that this operation waits for.
     Nudge(OpId),
 }
@@ -81,12 +84,12 @@ impl Stop {
 }
 
 #[derive(Default)]
-struct Tracked {
+pub(super) struct Tracked {
     /// Absent after a restart until it is read.
-    alloc: Option<Allocation>,
-    spec: Option<Arc<JobSpec>>,
-    records: Vec<ClockRecord>,
-    unreachable: Vec<TaskName>,
+    pub(super) alloc: Option<Allocation>,
+    pub(super) spec: Option<Arc<JobSpec>>,
+    pub(super) records: Vec<ClockRecord>,
+    pub(super) unreachable: Vec<TaskName>,
     /// A read or a signal is under way.
     busy: bool,
     wake: Option<Timestamp>,
@@ -98,13 +101,15 @@ struct Tracked {
 }
 
 pub struct Book {
-    graces: Graces,
+    pub(super) graces: Graces,
     read_lead: Duration,
     kill_timeout: Duration,
     actor: String,
     pub specs: Specs,
-    allocs: HashMap<AllocId, Tracked>,
+    pub(super) allocs: HashMap<AllocId, Tracked>,
     by_job: HashMap<JobKey, HashSet<AllocId>>,
+    pub(super) by_node: HashMap<NodeId, HashSet<AllocId>>,
+    pub(super) drains: Drains,
     stops: HashMap<JobKey, Stop>,
     evals: HashMap<EvalId, JobKey>,
     /// Evaluations that were complete before their DELETE's answer was handled; the newest of them.
@@ -139,6 +144,8 @@ impl Book {
             specs: Specs::new(config.spec_cache),
             allocs: HashMap::new(),
             by_job: HashMap::new(),
+            by_node: HashMap::new(),
+            drains: Drains::default(),
             stops: HashMap::new(),
             evals: HashMap::new(),
             early_evals: VecDeque::new(),
@@ -166,6 +173,7 @@ impl Book {
         for r in records {
             let id = r.key.alloc.clone();
             self.by_job.entry(r.job.clone()).or_default().insert(id.clone());
+            self.by_node.entry(r.node.clone()).or_default().insert(id.clone());
             let t = self.allocs.entry(id.clone()).or_default();
             let mut wake = t.wake;
             if r.ended_at.is_none() {
@@ -192,7 +200,7 @@ impl Book {
             None => {
                 let stopped = alloc.desired != Desired::Run;
                 let worth = if alloc.any_task_lives() || alloc.may_still_start() {
-                    stopped || has_sign(&alloc)
+                    stopped || has_sign(&alloc) || self.drains.live(&alloc.node).is_some()
                 } else {
                     // Over before it was ever seen told: part of a stop's report.
                     stopped && self.stops.get(&key).is_some_and(|s| s.delete_index.is_none_or(|i| alloc.create_index < i))
@@ -205,6 +213,7 @@ impl Book {
         self.warn_of_cut_kill_timeout(&alloc);
         let id = alloc.id.clone();
         self.by_job.entry(key).or_default().insert(id.clone());
+        self.by_node.entry(alloc.node.clone()).or_default().insert(id.clone());
         let t = self.allocs.entry(id.clone()).or_default();
         t.seen = now;
         if let Some(spec) = self.specs.of(&alloc) {
@@ -355,7 +364,10 @@ impl Book {
     /// A resync that began at `began` has listed everything that was told to end. What it did not name ended unseen.
     pub fn resynced(&mut self, began: Timestamp, fx: &mut Vec<Effect>) {
         for (id, t) in &mut self.allocs {
-            let unseen = t.seen < began && !t.busy && t.alloc.as_ref().is_some_and(|a| a.any_task_lives() || a.may_still_start());
+            // What only waits for its turn on a node that drains is in no such list; the drain itself looks.
+            let told = |a: &Allocation| a.desired != Desired::Run || has_sign(a);
+            let open = |a: &Allocation| told(a) && (a.any_task_lives() || a.may_still_start());
+            let unseen = t.seen < began && !t.busy && t.alloc.as_ref().is_some_and(open);
             if unseen {
                 t.busy = true;
                 fx.push(Effect::Read { id: id.clone(), full: t.spec.is_none() });
@@ -366,9 +378,16 @@ impl Book {
     /// Events were lost.
     pub fn gap(&mut self) {
         self.specs.clear();
+        self.drains.forget_told_of();
         for s in self.stops.values_mut() {
             s.gap = true;
         }
+    }
+
+    /// An operation that the clocks must know of was accepted, changed, or found again after a restart.
+    pub fn opened(&mut self, op: &Operation, now: Timestamp, fx: &mut Vec<Effect>) {
+        self.stop_opened(op, now, fx);
+        self.drain_opened(op, now, fx);
     }
 
     /// A stop was accepted, joined, or found again after a restart.
@@ -518,7 +537,7 @@ impl Book {
         }
     }
 
-    fn over(&self, t: &Tracked, now: Timestamp) -> bool {
+    pub(super) fn over(&self, t: &Tracked, now: Timestamp) -> bool {
         let Some(alloc) = &t.alloc else { return false };
         is_over(alloc, t.spec.as_ref().and_then(|s| s.groups.get(&alloc.group)), now, &self.graces)
     }
@@ -532,7 +551,7 @@ impl Book {
     }
 
     /// Derives one allocation's clocks anew, writes down what changed, and sets the next look.
-    fn settle(&mut self, id: &AllocId, now: Timestamp, fx: &mut Vec<Effect>) {
+    pub(super) fn settle(&mut self, id: &AllocId, now: Timestamp, fx: &mut Vec<Effect>) {
         let Some(t) = self.allocs.get_mut(id) else { return };
         let Some(alloc) = &t.alloc else { return };
         let key = alloc.job_key();
@@ -545,9 +564,20 @@ impl Book {
         };
         let stop = self.stops.get(&key).filter(|s| s.covers(&spec));
         let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
+        let node = alloc.node.clone();
+        let drain = match self.drains.of(alloc) {
+            Known::Is(drain) => drain,
+            Known::Not => {
+                if self.drains.ask(&node) {
+                    fx.push(Effect::ReadNode(node));
+                }
+                return;
+            }
+        };
         let derived =
-            derive(alloc, &Context { spec: &spec, demands, late, drain: None, graces: &self.graces, memory: &t.records, now });
-        let op = stop.map(|s| s.op);
+            derive(alloc, &Context { spec: &spec, demands, late, drain, graces: &self.graces, memory: &t.records, now });
+        let by_drain = self.drains.live(&node).filter(|d| d.drain.covers(&spec));
+        let op = stop.map(|s| s.op).or(by_drain.map(|d| d.op));
         note_clocks(&self.actor, alloc, &key, op, t.records.as_mut(), &derived, now, fx);
         if op.is_none() {
             t.records.retain(|r| {
@@ -572,6 +602,7 @@ impl Book {
         }
         self.set_wake(id, wake);
         self.check_ready(&key, fx);
+        self.check_node(&node, now, fx);
     }
 
     /// Gives out the order for clocks that are due within the lead of a read just made.
@@ -583,7 +614,8 @@ impl Book {
         }
         let stop = self.stops.get(&alloc.job_key()).filter(|s| s.covers(spec));
         let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
-        let derived = derive(alloc, &Context { spec, demands, late, drain: None, graces: &self.graces, memory: &t.records, now });
+        let Known::Is(drain) = self.drains.of(alloc) else { return };
+        let derived = derive(alloc, &Context { spec, demands, late, drain, graces: &self.graces, memory: &t.records, now });
         let due: Vec<KillClock> = derived.clocks.into_iter().filter(|c| c.due() <= self.reach(c.cause(), now)).collect();
         let Some(t) = self.allocs.get_mut(id) else { return };
         let clocks: Vec<KillClock> = due.into_iter().filter(|c| !t.unsupported.contains(c.key())).collect();
@@ -608,6 +640,7 @@ impl Book {
             self.wakes.remove(&(at, id.clone()));
         }
         let mut keys: HashSet<JobKey> = t.alloc.iter().map(|a| a.job_key()).collect();
+        let nodes: HashSet<NodeId> = t.alloc.iter().map(|a| &a.node).chain(t.records.iter().map(|r| &r.node)).cloned().collect();
         for r in t.records {
             fx.push(Effect::Audit(entry(&self.actor, now, &r, Action::ClockEnded, json!({ "why": why }))));
             fx.push(Effect::Forget(r.key));
@@ -617,13 +650,30 @@ impl Book {
             self.unlink(id, &key);
             self.check_ready(&key, fx);
         }
+        for node in nodes {
+            self.unlink_node(id, &node);
+            self.check_node(&node, now, fx);
+        }
     }
 
     fn untrack(&mut self, id: &AllocId, key: &JobKey) {
-        if let Some(at) = self.allocs.remove(id).and_then(|t| t.wake) {
+        let Some(t) = self.allocs.remove(id) else { return };
+        if let Some(at) = t.wake {
             self.wakes.remove(&(at, id.clone()));
         }
         self.unlink(id, key);
+        if let Some(alloc) = t.alloc {
+            self.unlink_node(id, &alloc.node);
+        }
+    }
+
+    fn unlink_node(&mut self, id: &AllocId, node: &NodeId) {
+        if let Some(ids) = self.by_node.get_mut(node) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_node.remove(node);
+            }
+        }
     }
 
     fn unlink(&mut self, id: &AllocId, key: &JobKey) {
@@ -635,7 +685,7 @@ impl Book {
         }
     }
 
-    fn set_wake(&mut self, id: &AllocId, wake: Option<Timestamp>) {
+    pub(super) fn set_wake(&mut self, id: &AllocId, wake: Option<Timestamp>) {
         let Some(t) = self.allocs.get_mut(id) else { return };
         if t.wake == wake {
             return;

@@ -8,6 +8,7 @@
 //! ```
 
 mod book;
+mod drains;
 mod reader;
 mod specs;
 
@@ -21,7 +22,7 @@ use curfew_core::config::Config;
 use curfew_core::operation::Operation;
 use curfew_core::spec::JobSpec;
 use curfew_core::{AllocId, Allocation, Clock, EvalId, JobKey, NodeId, OpId, Timestamp};
-use curfew_nomad::{NodeStatus, Nomad, SignalOutcome};
+use curfew_nomad::{NodeStatus, NodeStub, Nomad, SignalOutcome};
 use curfew_store::Store;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::pulse::{Loop, Pulse};
 pub use book::StopReport;
 use book::{Answer, Book, Effect};
+pub use drains::DrainReport;
 
 enum Msg {
     Observed(Vec<Allocation>),
@@ -42,7 +44,12 @@ enum Msg {
         began: Timestamp,
     },
     Gap,
-    NodeReady(NodeId),
+    NodeSeen(Box<NodeStub>),
+    NodeRead(NodeId, Result<Option<NodeStub>, ()>),
+    OnNode(Vec<(Allocation, Option<JobSpec>)>),
+    DrainOpened(Box<Operation>),
+    DrainClosed { op: OpId, node: NodeId },
+    DrainReport { op: OpId, node: NodeId, reply: oneshot::Sender<Option<DrainReport>> },
     EvalDone(EvalId),
     Fresh(AllocId, Result<Option<(Allocation, Option<JobSpec>)>, ()>),
     Answered(AllocId, Vec<(ClockKey, Timestamp, Answer)>),
@@ -101,7 +108,7 @@ impl Keeper {
     pub fn start(
         parts: Parts,
         records: Vec<ClockRecord>,
-        stops: Vec<Operation>,
+        live: Vec<Operation>,
         stop: CancellationToken,
     ) -> (Keeper, tokio::task::JoinHandle<()>) {
         let (tx, rx) = mpsc::channel(QUEUE);
@@ -125,7 +132,7 @@ impl Keeper {
             under_way: JoinSet::new(),
             _readers: readers,
         };
-        let handle = tokio::spawn(actor.run(rx, stops, stop));
+        let handle = tokio::spawn(actor.run(rx, live, stop));
         (keeper, handle)
     }
 
@@ -154,8 +161,23 @@ impl Keeper {
     pub async fn gap(&self) {
         self.send(Msg::Gap).await;
     }
-    pub async fn node_ready(&self, node: NodeId) {
-        self.send(Msg::NodeReady(node)).await;
+    pub async fn node_seen(&self, node: NodeStub) {
+        self.send(Msg::NodeSeen(Box::new(node))).await;
+    }
+    /// Every allocation of a node that drains, as it was just read.
+    pub async fn on_node(&self, all: Vec<(Allocation, Option<JobSpec>)>) {
+        self.send(Msg::OnNode(all)).await;
+    }
+    /// The drain of a node started, or its deadline was moved.
+    pub async fn drain_opened(&self, op: Operation) {
+        self.send(Msg::DrainOpened(Box::new(op))).await;
+    }
+    pub async fn drain_closed(&self, op: OpId, node: NodeId) {
+        self.send(Msg::DrainClosed { op, node }).await;
+    }
+    /// What the live drain of a node can say about itself; nothing when it is not live here, or did not start.
+    pub async fn drain_report(&self, op: OpId, node: NodeId) -> Option<DrainReport> {
+        self.ask(|reply| Msg::DrainReport { op, node, reply }).await.flatten()
     }
     pub async fn eval_done(&self, eval: EvalId) {
         self.send(Msg::EvalDone(eval)).await;
@@ -230,10 +252,10 @@ const ANSWERS: Duration = Duration::from_millis(400);
 const SIGNALS_PER_NODE: usize = 16;
 
 impl Actor {
-    async fn run(mut self, mut rx: mpsc::Receiver<Msg>, stops: Vec<Operation>, stop: CancellationToken) {
+    async fn run(mut self, mut rx: mpsc::Receiver<Msg>, live: Vec<Operation>, stop: CancellationToken) {
         let mut fx = Vec::new();
-        for op in &stops {
-            self.book.stop_opened(op, self.parts.clock.now(), &mut fx);
+        for op in &live {
+            self.book.opened(op, self.parts.clock.now(), &mut fx);
         }
         let mut batch = Vec::new();
         loop {
@@ -310,7 +332,14 @@ impl Actor {
             Msg::Purged(key) => book.specs.forget(&key),
             Msg::Resynced { began } => book.resynced(began, fx),
             Msg::Gap => book.gap(),
-            Msg::NodeReady(node) => book.node_ready(&node, now),
+            Msg::NodeSeen(node) => book.node_seen(&node, now, fx),
+            Msg::NodeRead(id, read) => book.node_read(&id, read, now, fx),
+            Msg::OnNode(all) => book.on_node(all, now, fx),
+            Msg::DrainOpened(op) => book.drain_opened(&op, now, fx),
+            Msg::DrainClosed { op, node } => book.drain_closed(op, &node, now, fx),
+            Msg::DrainReport { op, node, reply } => {
+                let _ = reply.send(book.drain_report(op, &node, now));
+            }
             Msg::EvalDone(eval) => book.eval_done(&eval, fx),
             Msg::Fresh(id, Ok(read)) => book.fresh(&id, read, now, fx),
             Msg::Fresh(id, Err(())) => book.unread(&id, now),
@@ -349,6 +378,7 @@ impl Actor {
                 }
                 Effect::Audit(entry) => self.pending.audit.push(entry),
                 Effect::Read { id, full } => reads.push(reader::ReadAlloc { id, full }),
+                Effect::ReadNode(id) => self.read_node(id),
                 Effect::Kill { alloc, node, clocks } => self.kill(alloc, node, clocks),
                 Effect::Nudge(op) => {
                     // A full queue loses nothing: the operation's own timer comes.
@@ -370,6 +400,16 @@ impl Actor {
             audit.drain(..audit.len() - AUDIT_BACKLOG);
         }
         self.flush();
+    }
+
+    fn read_node(&self, id: NodeId) {
+        let (nomad, keeper) = (self.parts.nomad.clone(), self.keeper.clone());
+        tokio::spawn(async move {
+            let read = nomad.node(&id).await.map(|n| n.map(|n| n.stub)).map_err(|e| {
+                tracing::warn!(node = %id, error = %crate::error::chain(&e), "reading a node, for who drained it, failed");
+            });
+            keeper.send(Msg::NodeRead(id, read)).await;
+        });
     }
 
     /// The one place that sends SIGKILL: at each clock's instant, on the strength of a read made just before it.

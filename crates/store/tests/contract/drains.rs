@@ -157,9 +157,9 @@ pub async fn a_set_that_is_tried_again_has_its_nodes_again(store: Arc<dyn Store>
     let held = leased(&store, &dc, 1).await;
     let mut result = step(&held, State::Failed, at(1));
     let progress = json!({ "set": { "nodes": [
-        { "id": "n1", "name": "n1", "was_eligible": true, "state": "drained" },
-        { "id": "n2", "name": "n2", "was_eligible": false, "child": dc.id, "state": "failed" },
-        { "id": "n9", "name": "n9", "state": "waiting" },
+        { "id": "n1", "name": "n1", "datacenter": "dc1", "was_eligible": true, "state": "drained" },
+        { "id": "n2", "name": "n2", "datacenter": "dc1", "was_eligible": false, "child": dc.id, "state": "failed" },
+        { "id": "n9", "name": "n9", "datacenter": "dc1", "was_eligible": true, "state": "waiting" },
     ] } });
     result.progress = serde_json::from_value(progress).expect("a progress");
     store.finish_step(&held, result, vec![], at(1)).await.unwrap();
@@ -168,10 +168,7 @@ pub async fn a_set_that_is_tried_again_has_its_nodes_again(store: Arc<dyn Store>
     assert_eq!(claims(&store).await, ["n1", "n2", "n9"]);
     let set = again.progress.set.unwrap();
     let nodes: Vec<_> = set.nodes.iter().map(|n| (n.state.as_str(), n.child, n.was_eligible)).collect();
-    assert_eq!(
-        (set.round, nodes),
-        (1, vec![("drained", None, Some(true)), ("waiting", None, Some(false)), ("waiting", None, None)])
-    );
+    assert_eq!((set.round, nodes), (1, vec![("drained", None, true), ("waiting", None, false), ("waiting", None, true)]));
     // A part of it is not tried again by itself.
     let child = written(&store, of(&dc, node("n2", 3))).await;
     finished(&store, &child, State::Failed, 4).await;

@@ -67,8 +67,7 @@ fn main() {
             doctor::interrupted;
         NONE: shutdown::a_signal_while_it_starts;
         DEV: shutdown::a_nomad_that_hangs, shutdown::a_second_signal;
-            cli::nomad_is_not_there, cli::the_token_is_wrong, cli::the_configuration_is_wrong;
-        DEV: drains::a_datacenter_is_empty_by_the_deadline, drains::what_is_refused, drains::a_node_that_dies_and_comes_back;
+        DEV: drains::a_datacenter_is_empty_by_the_deadline, drains::what_is_refused, drains::one_node_at_a_time, drains::a_node_that_dies_and_comes_back;
         BOTH: drains::batch_hears_of_it_in_time, drains::killed_in_the_middle_the_deadline_holds,
             drains::cancelled_by_an_undrain_it_gives_the_nodes_back, drains::somebody_elses_drain_is_left_alone;
         DEV: database::locked_by_another_controller, database::a_folder_a_missing_folder_another_file,

@@ -193,6 +193,15 @@ pub(crate) fn finish(
     Ok(audit)
 }
 
+/// An operation that has finished can have no more nodes.
+pub(crate) fn may_claim(op: &Operation) -> Result<()> {
+    if op.state.is_finished() {
+        let why = format!("it is {} already and can have no more nodes", op.state.as_str());
+        return Err(StoreError::Refused { id: op.id, why });
+    }
+    Ok(())
+}
+
 /// A child came to its end. Whether that makes its parent another row: it is due at once, also when its step runs now.
 pub(crate) fn child_ended(parent: &mut Operation, now: Timestamp) -> bool {
     if parent.state.is_finished() {

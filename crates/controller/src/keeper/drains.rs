@@ -69,6 +69,8 @@ impl Drains {
 /// What the drain of a node can say about itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DrainReport {
+    /// Absent: it did not start, or is not live here.
+    pub drain: Option<NodeDrain>,
     pub waiting_for: Option<String>,
     /// The last clock's instant.
     pub deadline: Option<Timestamp>,
@@ -158,7 +160,7 @@ impl Book {
 
     pub fn drain_report(&self, op: OpId, node: &NodeId, now: Timestamp) -> Option<DrainReport> {
         let live = self.drains.live.get(node).filter(|l| l.op == op)?;
-        let mut report = DrainReport::default();
+        let mut report = DrainReport { drain: Some(live.drain), ..DrainReport::default() };
         for (t, alloc, spec) in self.covered_on(node, live) {
             let records: Vec<_> =
                 t.records.iter().filter(|r| r.ended_at.is_none_or(|e| e >= live.drain.started_at)).cloned().collect();
@@ -173,7 +175,7 @@ impl Book {
         }
         report.allocations.sort_by(|a, b| a.id.cmp(&b.id));
         report.left.sort_by(|a, b| (a.kill_at, &a.id).cmp(&(b.kill_at, &b.id)));
-        report.waiting_for = self.node_waits_for(node, &report);
+        report.waiting_for = waits_for(&report);
         Some(report)
     }
 
@@ -218,23 +220,6 @@ impl Book {
         }
     }
 
-    fn node_waits_for(&self, node: &NodeId, report: &DrainReport) -> Option<String> {
-        let first = report.left.first()?;
-        if let Some(away) = report.left.iter().find(|l| l.waits == Waits::Node) {
-            let _ = node;
-            return Some(format!("{}; {} may live there", away.waiting_for, allocations(report.left.len())));
-        }
-        let told = report.left.iter().filter(|l| matches!(l.waits, Waits::Clock | Waits::Poststop | Waits::Report)).count();
-        let untold = report.left.len() - told;
-        Some(match (told, untold, report.deadline) {
-            (_, 0, Some(d)) => format!("{} to end, SIGKILL at {d}", allocations(told)),
-            (_, 0, None) => format!("{} to end", allocations(told)),
-            (0, 1, _) => format!("allocation {} ({}): {}", first.id.short(), first.job.job, first.waiting_for),
-            (0, n, _) => format!("{} to have their turn", allocations(n)),
-            (told, untold, _) => format!("{} to end, {untold} more to have their turn", allocations(told)),
-        })
-    }
-
     fn settle_node(&mut self, node: &NodeId, now: Timestamp, fx: &mut Vec<Effect>) {
         for id in self.by_node.get(node).cloned().unwrap_or_default() {
             self.settle(&id, now, fx);
@@ -264,4 +249,21 @@ impl Book {
 
 fn allocations(n: usize) -> String {
     if n == 1 { "1 allocation".into() } else { format!("{n} allocations") }
+}
+
+/// In a sentence, what the node's drain waits for.
+fn waits_for(report: &DrainReport) -> Option<String> {
+    let first = report.left.first()?;
+    if let Some(away) = report.left.iter().find(|l| l.waits == Waits::Node) {
+        return Some(format!("{}; {} may live there", away.waiting_for, allocations(report.left.len())));
+    }
+    let told = report.left.iter().filter(|l| matches!(l.waits, Waits::Clock | Waits::Poststop | Waits::Report)).count();
+    let untold = report.left.len() - told;
+    Some(match (told, untold, report.deadline) {
+        (_, 0, Some(d)) => format!("{} to end, SIGKILL at {d}", allocations(told)),
+        (_, 0, None) => format!("{} to end", allocations(told)),
+        (0, 1, _) => format!("allocation {} ({}): {}", first.id.short(), first.job.job, first.waiting_for),
+        (0, n, _) => format!("{} to have their turn", allocations(n)),
+        (told, untold, _) => format!("{} to end, {untold} more to have their turn", allocations(told)),
+    })
 }

@@ -48,8 +48,15 @@ enum Msg {
     NodeRead(NodeId, Result<Option<NodeStub>, ()>),
     OnNode(Vec<(Allocation, Option<JobSpec>)>),
     DrainOpened(Box<Operation>),
-    DrainClosed { op: OpId, node: NodeId },
-    DrainReport { op: OpId, node: NodeId, reply: oneshot::Sender<Option<DrainReport>> },
+    DrainClosed {
+        op: OpId,
+        node: NodeId,
+    },
+    DrainReport {
+        op: OpId,
+        node: NodeId,
+        reply: oneshot::Sender<Option<DrainReport>>,
+    },
     EvalDone(EvalId),
     Fresh(AllocId, Result<Option<(Allocation, Option<JobSpec>)>, ()>),
     Answered(AllocId, Vec<(ClockKey, Timestamp, Answer)>),

@@ -27,7 +27,7 @@ use curfew_nomad::{DrainDeadline, NodeStatus, NodeStub};
 use curfew_store::StepResult;
 use serde_json::json;
 
-use super::{Done, Tools};
+use super::{Done, Stopping, Tools};
 use crate::error::chain;
 use crate::keeper::DrainReport;
 
@@ -45,11 +45,11 @@ impl Tools {
         node: &NodeRef,
         options: &DrainOptions,
         was_eligible: Option<bool>,
-    ) -> Done {
-        let seen = match self.nomad.node(&node.id).await {
+    ) -> Result<Done, Stopping> {
+        let seen = match self.read(self.nomad.node(&node.id)).await? {
             Ok(Some(n)) => n.stub,
-            Ok(None) => return self.node_is_gone(op, node).await,
-            Err(e) => return self.retry(op, chain(&e), false),
+            Ok(None) => return Ok(self.node_is_gone(op, node).await),
+            Err(e) => return Ok(self.retry(op, chain(&e), false)),
         };
         let mut mine = op.progress.node.clone().unwrap_or_default();
         let theirs = seen.last_drain.as_ref().and_then(|d| d.curfew.as_ref()).filter(|m| m.operation == op.id);
@@ -61,7 +61,7 @@ impl Tools {
             return self.cancel_drain(op, node, &seen, &mine, was_eligible, by).await;
         }
         if let Some(why) = interferes(op, node, &seen, &mine, theirs.is_some()) {
-            return self.drain_failed(op, node, why).await;
+            return Ok(self.drain_failed(op, node, why).await);
         }
         let now = self.clock.now();
         mine.was_eligible.get_or_insert(was_eligible.unwrap_or(seen.eligible));
@@ -72,13 +72,13 @@ impl Tools {
         }
         let op = &Operation { progress: Progress { node: Some(mine.clone()), ..op.progress.clone() }, ..op.clone() };
         let Some(drain) = op.node_drain() else {
-            return self.failed(op, "the drain has no start; this is a bug in curfew".into());
+            return Ok(self.failed(op, "the drain has no start; this is a bug in curfew".into()));
         };
         // The clocks must know the deadline before the first task hears of it.
         self.keeper.drain_opened(op.clone()).await;
-        let all = match self.nomad.node_allocations(&node.id).await {
+        let all = match self.read(self.nomad.node_allocations(&node.id)).await? {
             Ok(all) => all,
-            Err(e) => return self.retry(op, chain(&e), false),
+            Err(e) => return Ok(self.retry(op, chain(&e), false)),
         };
         let left = self.left(&all, |spec| drain.covers(spec), now);
         self.keeper.on_node(all).await;
@@ -86,18 +86,18 @@ impl Tools {
             Situation { options, started_at: drain.started_at, deadline: drain.deadline, left: &left, asked: mine.asked, now };
         let course = situation.course();
         let mut audit = vec![];
+        let meta = DrainMeta {
+            operation: op.id,
+            deadline: drain.deadline.map_or(Deadline::Never, Deadline::At),
+            started_at: mine.started_at,
+            only_managed: options.only_managed,
+            ignore_system: options.ignore_system,
+            was_eligible: mine.was_eligible.unwrap_or(true),
+        };
         if let Some(ask) = course.ask {
-            let meta = DrainMeta {
-                operation: op.id,
-                deadline: drain.deadline.map_or(Deadline::Never, Deadline::At),
-                started_at: mine.started_at,
-                only_managed: options.only_managed,
-                ignore_system: options.ignore_system,
-                was_eligible: mine.was_eligible.unwrap_or(true),
-            };
-            if let Err(e) = self.ask(op, node, ask, &meta, now).await {
+            if let Err(e) = self.change(self.ask(op, node, ask, &meta, now)).await? {
                 let unknown = e.outcome_unknown();
-                return self.retry(op, chain(&e), unknown);
+                return Ok(self.retry(op, chain(&e), unknown));
             }
             mine.asked = Some(Asked { at: now, what: ask, deadline: drain.deadline });
             audit.push(self.entry(
@@ -109,7 +109,7 @@ impl Tools {
         let op = &Operation { progress: Progress { node: Some(mine), unknown: false, ..op.progress.clone() }, ..op.clone() };
         let report = self.keeper.drain_report(op.id, node.id.clone()).await.unwrap_or_default();
         if left.is_empty() {
-            return self.drained(op, node, &seen, options, report, audit).await;
+            return self.drained(op, node, &seen, &meta, report, audit).await;
         }
         let after_the_clocks = drain.deadline.map(|d| d.max(now) + Duration::from_secs(2));
         let run_at = course.look_at.into_iter().chain(after_the_clocks).chain([now + LOOK]).min().unwrap_or(now + LOOK);
@@ -120,7 +120,7 @@ impl Tools {
             }
         };
         let result = StepResult { deadline: drain.deadline, ..self.waiting(op, run_at, why) };
-        Done { result, audit }
+        Ok(Done { result, audit })
     }
 
     /// What is to leave and did not.
@@ -159,22 +159,22 @@ impl Tools {
         op: &Operation,
         node: &NodeRef,
         seen: &NodeStub,
-        options: &DrainOptions,
+        meta: &DrainMeta,
         report: DrainReport,
         mut audit: Vec<curfew_core::audit::AuditEntry>,
-    ) -> Done {
+    ) -> Result<Done, Stopping> {
         let mine = op.progress.node.as_ref();
         let paced = mine.and_then(|m| m.asked).is_some_and(|a| matches!(a.what, Ask::Pace { .. }));
         if seen.draining && paced {
             // For Nomad it is not complete before its own deadline when the last allocation was told by an earlier drain.
-            if let Err(e) = self.nomad.drain_node(&node.id, DrainDeadline::Now, options.ignore_system, &Default::default()).await
-            {
-                return self.retry(op, chain(&e), false);
+            let complete = Ask::Force { ignore_system: meta.ignore_system };
+            if let Err(e) = self.change(self.ask(op, node, complete, meta, self.clock.now())).await? {
+                return Ok(self.retry(op, chain(&e), false));
             }
         }
         let outcome = self.node_outcome(op, node, report, NodeState::Drained);
         audit.push(self.entry(op, Action::Succeeded, json!({ "exited": outcome.exited, "killed": outcome.killed })));
-        Done { result: StepResult { outcome: Some(outcome), ..self.result(op, State::Succeeded) }, audit }
+        Ok(Done { result: StepResult { outcome: Some(outcome), ..self.result(op, State::Succeeded) }, audit })
     }
 
     async fn node_is_gone(&self, op: &Operation, node: &NodeRef) -> Done {
@@ -203,7 +203,7 @@ impl Tools {
         mine: &NodeProgress,
         by_parent: Option<bool>,
         by: &By,
-    ) -> Done {
+    ) -> Result<Done, Stopping> {
         let was_eligible = mine.was_eligible.or(by_parent);
         let foreign = interferes(
             op,
@@ -215,10 +215,10 @@ impl Tools {
         // Without a start nothing was done to it; what somebody else made of it since is theirs.
         if let Some(was_eligible) = was_eligible.filter(|_| foreign.is_none())
             && (seen.draining || (was_eligible && !seen.eligible))
-            && let Err(e) = self.nomad.undrain_node(&node.id, was_eligible).await
+            && let Err(e) = self.change(self.nomad.undrain_node(&node.id, was_eligible)).await?
         {
             let unknown = e.outcome_unknown();
-            return self.retry(op, chain(&e), unknown);
+            return Ok(self.retry(op, chain(&e), unknown));
         }
         let report = self.keeper.drain_report(op.id, node.id.clone()).await.unwrap_or_default();
         let told = report.left.iter().filter(|l| l.kill_at.is_some()).count();
@@ -237,7 +237,7 @@ impl Tools {
             result.warnings.push(format!("node {} took no allocations before the drain and takes none now", node.name));
         }
         let detail = json!({ "by": by.actor, "reason": by.reason, "told": told, "eligible": was_eligible });
-        Done { result, audit: vec![self.entry(op, Action::Cancelled, detail)] }
+        Ok(Done { result, audit: vec![self.entry(op, Action::Cancelled, detail)] })
     }
 
     pub(crate) fn node_outcome(&self, op: &Operation, node: &NodeRef, report: DrainReport, state: NodeState) -> Outcome {
@@ -255,6 +255,7 @@ pub(crate) fn of_node(
     ended_at: Option<Timestamp>,
 ) -> Outcome {
     const SHOWN: usize = 100;
+    let drain = report.drain.or(op.node_drain());
     let slowest = slowest(&report.allocations);
     let mut total = outcome::total(report.allocations);
     let (left, mut shown) = (report.left.len(), report.left);
@@ -264,9 +265,9 @@ pub(crate) fn of_node(
         name: node.name.clone(),
         state,
         operation: None,
-        started_at: op.progress.node.as_ref().and_then(|n| n.started_at),
+        started_at: drain.map(|d| d.started_at),
         ended_at,
-        deadline: op.node_drain().and_then(|d| d.deadline),
+        deadline: drain.and_then(|d| d.deadline),
         waiting_for: report.waiting_for,
         exited: total.exited,
         killed: total.killed,

@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use curfew_core::audit::Action;
 use curfew_core::drain::{DrainOptions, NodeRef, NodeState, Selection, SetNode, SetProgress};
-use curfew_core::operation::{Operation, Outcome, Progress, Request, State};
+use curfew_core::operation::{By, Intervention, Operation, Outcome, Progress, Request, State};
 use curfew_core::{NodeId, OpId, Timestamp};
 use curfew_nomad::NodeStub;
 use curfew_store::{NewOperation, OperationFilter, StepResult, StoreError};
 use futures::StreamExt;
 use serde_json::json;
 
-use super::{Done, Tools};
+use super::{Done, Stopping, Tools};
 use crate::error::chain;
 use crate::nodes;
 
@@ -37,38 +37,41 @@ impl Tools {
         selection: &Selection,
         first: &[NodeRef],
         options: &DrainOptions,
-    ) -> Done {
+    ) -> Result<Done, Stopping> {
         let mut set = op.progress.set.clone().unwrap_or_default();
         let now = self.clock.now();
         let news = match set.looked_at {
             Some(at) if now.since(at) < LOOK && op.cancel.is_none() => None,
-            _ => match self.look(op, selection, first, &mut set).await {
+            _ => match self.read(self.look(op, selection, first, &mut set)).await? {
                 Ok(news) => Some(news),
-                Err(why) => return self.retry(op, why, false),
+                Err(why) => return Ok(self.retry(op, why, false)),
             },
         };
         if news == Some(true) {
             // What was eligible before is known to the database before anything changes.
-            return self.set_goes_on(op, set, now, "its nodes to be made ineligible".into());
+            return Ok(self.set_goes_on(op, set, now, "its nodes to be made ineligible".into()));
         }
         if op.cancel.is_none()
-            && let Err(why) = self.mark(&mut set).await
+            && let Err(why) = self.change(self.mark(&mut set)).await?
         {
-            return self.retry(&with(op, set), why, false);
+            return Ok(self.retry(&with(op, set), why, false));
         }
         let live = match self.children(op, &mut set).await {
             Ok(live) => live,
-            Err(e) => return self.retry(&with(op, set), chain(&e), false),
+            Err(e) => return Ok(self.retry(&with(op, set), chain(&e), false)),
         };
+        if let Err(e) = self.hand_on(op, &live).await {
+            return Ok(self.retry(&with(op, set), chain(&e), false));
+        }
         if op.cancel.is_some() {
             return self.cancel_set(op, set, live.len()).await;
         }
         if let Err(e) = self.start(op, options, &mut set).await {
-            return self.retry(&with(op, set), chain(&e), false);
+            return Ok(self.retry(&with(op, set), chain(&e), false));
         }
         let open = set.nodes.iter().filter(|n| !n.state.is_over()).count();
         if open == 0 {
-            return self.set_ended(op, set);
+            return Ok(self.set_ended(op, set));
         }
         let (waiting, draining) = (count(&set, NodeState::Waiting), count(&set, NodeState::Draining));
         let more = if waiting > 0 { format!(", {waiting} more to have their turn") } else { String::new() };
@@ -76,7 +79,7 @@ impl Tools {
         let deadline = self.set_bound(op, options, &set, &live, now);
         let mut done = self.set_goes_on(op, set, now + LOOK, why);
         done.result.deadline = deadline;
-        done
+        Ok(done)
     }
 
     fn set_goes_on(&self, op: &Operation, set: SetProgress, run_at: Timestamp, why: String) -> Done {
@@ -194,6 +197,32 @@ impl Tools {
         Ok(live)
     }
 
+    /// What was done to the set while one of its steps made children reaches those too.
+    async fn hand_on(&self, op: &Operation, live: &[Operation]) -> Result<(), StoreError> {
+        for child in live {
+            let theirs = child.request.moved();
+            let moved = op.request.moved().filter(|m| match m.is_kill_now() {
+                true => !theirs.is_some_and(|t| t.is_kill_now()),
+                false => theirs.is_none_or(|t| t.at < m.at) && child.deadline.is_none_or(|d| d < m.until),
+            });
+            let cancel = op.cancel.as_ref().filter(|_| child.cancel.is_none());
+            let what = match (cancel, moved) {
+                (Some(_), _) => Intervention::Cancel,
+                (None, Some(m)) if m.is_kill_now() => Intervention::KillNow,
+                (None, Some(m)) if m.until > self.clock.now() => Intervention::ExtendUntil(m.until),
+                _ => continue,
+            };
+            let by =
+                By { actor: op.actor.clone(), reason: Some(format!("by its parent, operation {}", op.id)), at: self.clock.now() };
+            match self.store.intervene(child.id, what, by).await {
+                // It ended just now.
+                Ok(_) | Err(StoreError::Refused { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) async fn live_children(&self, parent: OpId) -> Result<Vec<Operation>, StoreError> {
         let states = State::ALL.into_iter().filter(|s| !s.is_finished()).collect();
         let filter = OperationFilter { parent: Some(parent), states, limit: usize::MAX >> 1, ..OperationFilter::default() };
@@ -271,16 +300,16 @@ impl Tools {
     }
 
     /// Its children were cancelled with it. What it made ineligible and nobody drained is eligible again.
-    async fn cancel_set(&self, op: &Operation, mut set: SetProgress, live: usize) -> Done {
+    async fn cancel_set(&self, op: &Operation, mut set: SetProgress, live: usize) -> Result<Done, Stopping> {
         if live > 0 {
             let why = format!("{live} of its nodes to be given back");
-            return self.set_goes_on(op, set, self.clock.now() + LOOK, why);
+            return Ok(self.set_goes_on(op, set, self.clock.now() + LOOK, why));
         }
         for n in &mut set.nodes {
             // A node that was marked in a step that could not write it down is ineligible too.
             if n.state == NodeState::Waiting && n.was_eligible {
-                if let Err(e) = self.nomad.undrain_node(&n.node.id, true).await {
-                    return self.retry(&with(op, set), chain(&e), false);
+                if let Err(e) = self.change(self.nomad.undrain_node(&n.node.id, true)).await? {
+                    return Ok(self.retry(&with(op, set), chain(&e), false));
                 }
                 n.marked = false;
             }
@@ -298,7 +327,7 @@ impl Tools {
         }
         let by = op.cancel.as_ref();
         let detail = json!({ "by": by.map(|b| &b.actor), "reason": by.and_then(|b| b.reason.as_ref()) });
-        Done { result, audit: vec![self.entry(&op, Action::Cancelled, detail)] }
+        Ok(Done { result, audit: vec![self.entry(&op, Action::Cancelled, detail)] })
     }
 
     fn set_ended(&self, op: &Operation, set: SetProgress) -> Done {

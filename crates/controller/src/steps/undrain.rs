@@ -11,24 +11,27 @@ use curfew_store::{StepResult, StoreError};
 use serde_json::json;
 
 use super::drain_node::others;
-use super::{Done, Tools};
+use super::{Done, Stopping, Tools};
 use crate::error::chain;
 
 /// How soon it looks again whether what it cancelled is over.
 const LOOK: Duration = Duration::from_millis(500);
 
 impl Tools {
-    pub(super) async fn undrain(&self, op: &Operation, nodes: &[NodeRef], all: bool) -> Done {
+    pub(super) async fn undrain(&self, op: &Operation, nodes: &[NodeRef], all: bool) -> Result<Done, Stopping> {
+        if op.cancel.is_some() {
+            return Ok(Done {
+                result: self.result(op, State::Cancelled),
+                audit: vec![self.entry(op, Action::Cancelled, json!({}))],
+            });
+        }
         let waiting = match self.cancel_drains(op, nodes).await {
             Ok(waiting) => waiting,
-            Err(e) => return self.retry(op, chain(&e), false),
+            Err(e) => return Ok(self.retry(op, chain(&e), false)),
         };
-        if op.cancel.is_some() {
-            return Done { result: self.result(op, State::Cancelled), audit: vec![self.entry(op, Action::Cancelled, json!({}))] };
-        }
         if let Some(id) = waiting.cancelled {
             let why = format!("drain {id}, which was cancelled, to end");
-            return Done { result: self.waiting(op, self.clock.now() + LOOK, why), audit: vec![] };
+            return Ok(Done { result: self.waiting(op, self.clock.now() + LOOK, why), audit: vec![] });
         }
         let (mut outcomes, mut audit) = (Vec::new(), Vec::new());
         for node in nodes {
@@ -38,13 +41,13 @@ impl Tools {
                 outcomes.push(left(why));
                 continue;
             }
-            let seen = match self.nomad.node(&node.id).await {
+            let seen = match self.read(self.nomad.node(&node.id)).await? {
                 Ok(Some(n)) => n.stub,
                 Ok(None) => {
                     outcomes.push(left("it is no longer in Nomad".into()));
                     continue;
                 }
-                Err(e) => return self.retry(op, chain(&e), false),
+                Err(e) => return Ok(self.retry(op, chain(&e), false)),
             };
             let ours = seen.last_drain.as_ref().and_then(|d| d.curfew.as_ref());
             let foreign = match (&seen.last_drain, ours) {
@@ -61,9 +64,9 @@ impl Tools {
                 continue;
             }
             if seen.draining || !seen.eligible {
-                if let Err(e) = self.nomad.undrain_node(&node.id, true).await {
+                if let Err(e) = self.change(self.nomad.undrain_node(&node.id, true)).await? {
                     let unknown = e.outcome_unknown();
-                    return self.retry(op, chain(&e), unknown);
+                    return Ok(self.retry(op, chain(&e), unknown));
                 }
                 audit.push(self.entry(op, Action::NodeEligible, json!({ "node": node.name })));
             }
@@ -73,7 +76,7 @@ impl Tools {
         let detail = json!({ "eligible": count(NodeState::Eligible), "left_alone": count(NodeState::LeftAlone) });
         audit.push(self.entry(op, Action::Succeeded, detail));
         let outcome = Some(Outcome { nodes: outcomes, ..Outcome::default() });
-        Done { result: StepResult { outcome, ..self.result(op, State::Succeeded) }, audit }
+        Ok(Done { result: StepResult { outcome, ..self.result(op, State::Succeeded) }, audit })
     }
 
     /// Cancels what drains these nodes.

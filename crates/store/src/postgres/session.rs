@@ -50,6 +50,13 @@ const AUDIT: Query = Query {
           INSERT INTO audit SELECT numbered.seq - $2 + r.seq, r.at, r.operation, r.actor, r.action, r.alloc, r.task, r.detail \
           FROM numbered, json_populate_recordset(NULL::audit, $1::text::json) r",
 };
+/// Somebody else's claim of the same node is found by the next try.
+const CLAIM: Query =
+    Query { name: "claim", sql: "INSERT INTO claims SELECT * FROM json_populate_recordset(NULL::claims, $1::text::json)" };
+const RELEASE: Query = Query {
+    name: "release_claims",
+    sql: "DELETE FROM claims c USING json_populate_recordset(NULL::claims, $1::text::json) r WHERE c.operation = r.operation",
+};
 const NOTIFY: Query = Query { name: "notify", sql: "SELECT pg_notify($1, told) FROM unnest($2::text[]) told" };
 
 /// What every connection of one store shares.
@@ -190,6 +197,8 @@ impl Session {
             self.put(&REQUESTS, of(&wrote.requests, record::request)),
         )?;
         self.put(&KEYS, keys).await?;
+        self.put(&RELEASE, wrote.released.iter().map(|id| record::claim("", *id)).collect()).await?;
+        self.put(&CLAIM, wrote.claimed.iter().map(|(node, id)| record::claim(node.as_str(), *id)).collect()).await?;
         let told = payloads(&wrote.changes);
         let audit: Vec<Value> = wrote.audit.iter().enumerate().map(|(i, e)| record::entry(i + 1, e)).collect();
         let count = audit.len() as i64;

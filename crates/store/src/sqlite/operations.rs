@@ -271,12 +271,8 @@ pub(super) fn intervene(db: &Db<'_>, id: OpId, what: Intervention, by: &By) -> R
 }
 
 pub(super) fn claim(db: &Db<'_>, id: OpId, nodes: &[NodeId]) -> Result<()> {
-    match existing(db, id)?.state {
-        state if state.is_finished() => {
-            Err(StoreError::Refused { id, why: format!("it is {} already and can have no more nodes", state.as_str()) })
-        }
-        _ => claims::take(db, id, nodes),
-    }
+    rules::may_claim(&existing(db, id)?)?;
+    claims::take(db, id, nodes)
 }
 
 pub(super) fn queue_status(db: &Db<'_>) -> Result<QueueStatus> {

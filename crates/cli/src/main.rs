@@ -5,11 +5,13 @@ mod config;
 mod demo;
 mod dev;
 mod doctor;
+mod drain;
 mod exit;
 mod job;
 mod op;
 mod output;
 mod serve;
+mod shown;
 mod timeline;
 
 use std::process::ExitCode;
@@ -51,6 +53,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Dev(args) => dev::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Job(command) => job::run(&addr, command).await,
+        Command::Node(command) => drain::node(&addr, command).await,
+        Command::Datacenter(command) => drain::datacenter(&addr, command).await,
         Command::Op(command) => op::run(&addr, command).await,
         Command::Audit(args) => op::audit(&addr, args).await,
         Command::Doctor(args) => doctor::run(args).await,

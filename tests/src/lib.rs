@@ -18,6 +18,7 @@ pub mod lab;
 pub mod process;
 pub mod proxy;
 pub mod run;
+pub mod terminal;
 pub mod tls;
 pub mod wait;
 

@@ -6,6 +6,7 @@ mod crash;
 mod database;
 mod devcluster;
 mod doctor;
+mod drain_cli;
 mod drains;
 mod lessons;
 mod nodes;
@@ -70,6 +71,9 @@ fn main() {
         DEV: drains::a_datacenter_is_empty_by_the_deadline, drains::what_is_refused, drains::one_node_at_a_time, drains::a_node_that_dies_and_comes_back;
         BOTH: drains::batch_hears_of_it_in_time, drains::killed_in_the_middle_the_deadline_holds,
             drains::cancelled_by_an_undrain_it_gives_the_nodes_back, drains::somebody_elses_drain_is_left_alone;
+        DEV: drain_cli::a_datacenter_from_the_plan_to_the_undrain, drain_cli::of_a_node_as_json_one_object_a_line,
+            drain_cli::a_watch_survives_the_controller, drain_cli::what_was_typed_wrong_and_what_is_in_the_way,
+            drain_cli::on_a_terminal;
         DEV: database::locked_by_another_controller, database::a_folder_a_missing_folder_another_file,
             database::not_writable, database::disk_full, database::a_full_disk_at_the_start, database::a_newer_schema;
     ])

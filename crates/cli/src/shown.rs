@@ -6,7 +6,7 @@ use curfew_core::operation::Kind;
 use curfew_core::{Clock, Timestamp};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
-use crate::drain::progress::{Lines, done, live};
+use crate::drain::progress::{Lines, live};
 use crate::output::{json, json_line, line, note};
 use crate::timeline::Timeline;
 
@@ -50,8 +50,8 @@ impl Shown {
         if bar.is_hidden() {
             return Shown::Lines(Lines::since(zero));
         }
-        if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos} of {len} nodes done\n{msg}") {
-            bar.set_style(style.progress_chars("=> "));
+        if let Ok(style) = ProgressStyle::with_template("{msg}") {
+            bar.set_style(style);
         }
         Shown::Live { bar, warned: 0 }
     }
@@ -82,16 +82,12 @@ impl Shown {
                 }
                 *warned = op.warnings.len();
                 let (rows, columns) = console::Term::stderr().size();
-                let (over, all) = done(op);
-                bar.set_length(all as u64);
-                bar.set_position(over as u64);
-                // The bar has a line, the cursor another.
-                let view = live(op, now, columns.into(), usize::from(rows).saturating_sub(2));
-                bar.set_message(view.join("\n"));
                 if op.state.is_finished() {
                     bar.finish_and_clear();
                 } else {
-                    bar.force_draw();
+                    // The cursor wants a line too.
+                    let view = live(op, now, columns.into(), usize::from(rows).saturating_sub(1));
+                    bar.set_message(view.join("\n"));
                 }
             }
         }

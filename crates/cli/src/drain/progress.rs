@@ -34,12 +34,6 @@ pub fn nodes(op: &OperationView) -> &[NodeOutcome] {
     op.outcome.as_ref().map_or(&[], |o| &o.nodes)
 }
 
-/// How many of its nodes are over, of how many.
-pub fn done(op: &OperationView) -> (usize, usize) {
-    let nodes = nodes(op);
-    (nodes.iter().filter(|n| n.state.is_over()).count(), nodes.len())
-}
-
 fn left(op: &OperationView) -> usize {
     nodes(op).iter().map(|n| n.left as usize).sum()
 }
@@ -72,8 +66,11 @@ fn in_order(n: &NodeOutcome) -> Vec<&AllocLeft> {
 
 /// `2 tasks ended by themselves, 1 needed SIGKILL`.
 pub fn ends(exited: u32, killed: u32) -> String {
-    format!("{} ended by themselves, {killed} needed SIGKILL", count(exited as usize, "task"))
+    let by = if exited == 1 { "itself" } else { "themselves" };
+    format!("{} ended by {by}, {killed} needed SIGKILL", count(exited as usize, "task"))
 }
+
+const BAR: usize = 30;
 
 /// What a drain looks like now, in so many lines of so many columns at most.
 pub fn live(op: &OperationView, now: Timestamp, width: usize, height: usize) -> Vec<String> {
@@ -86,6 +83,11 @@ pub fn live(op: &OperationView, now: Timestamp, width: usize, height: usize) -> 
         _ => format!("{} left, {}", count(left(op), "allocation"), bound(op.deadline, now)),
     };
     let mut lines = vec![format!("{}: {state}", the(&op.target))];
+    let over = all.iter().filter(|n| n.state.is_over()).count();
+    if !all.is_empty() {
+        let full = BAR * over / all.len();
+        lines.push(format!("[{:<BAR$}] {over} of {} done", "=".repeat(full), count(all.len(), "node")));
+    }
     let in_state = |s: NodeState| all.iter().filter(move |n| n.state == s);
     let mut sums = vec![];
     for (state, word) in [(NodeState::Drained, "drained"), (NodeState::Waiting, "waiting"), (NodeState::Gone, "gone")] {
@@ -188,7 +190,7 @@ impl Lines {
     pub fn news(&mut self, op: &OperationView, now: Timestamp) -> Vec<String> {
         let mut events = self.story.events(op);
         for n in nodes(op) {
-            self.node(n, now, &mut events);
+            self.node(n, op.finished_at.unwrap_or(now), &mut events);
         }
         if (op.state == State::Paused) != self.paused {
             self.paused = !self.paused;

@@ -5,7 +5,7 @@ use curfew_core::drain::{NodeOutcome, NodeState, Slow};
 use curfew_core::operation::{Kind, State};
 use curfew_core::{Timestamp, duration};
 
-use super::progress::{count, ends, job, nodes, over, the};
+use super::progress::{count, ends, nodes, over, the};
 use crate::output::fitted;
 
 /// So many of all nodes' slowest.
@@ -21,7 +21,7 @@ pub fn report(op: &OperationView, width: Option<usize>) -> String {
     let after = |at: Option<Timestamp>| at.map_or("-".to_owned(), |t| format!("+{}", duration::human(t.since(op.requested_at))));
     let rows = all.iter().map(|n| {
         let took = n.started_at.zip(n.ended_at).map_or("-".to_owned(), |(from, to)| duration::human(to.since(from)));
-        let slowest = n.slowest.first().map_or(String::new(), |s| format!("{} {}", job(&s.job), lasted(s)));
+        let slowest = n.slowest.first().map_or(String::new(), |s| format!("{} {}", s.job, lasted(s)));
         [
             n.name.clone(),
             n.state.as_str().into(),
@@ -43,7 +43,7 @@ pub fn report(op: &OperationView, width: Option<usize>) -> String {
         let rows = slowest
             .iter()
             .take(SLOWEST)
-            .map(|(n, s)| [job(&s.job), format!("{}/{}", s.alloc.short(), s.task), n.name.clone(), lasted(s)]);
+            .map(|(n, s)| [s.job.to_string(), format!("{}/{}", s.alloc.short(), s.task), n.name.clone(), lasted(s)]);
         parts.push(fitted(width, ["SLOWEST TO LEAVE", "TASK", "NODE", "TOOK"], rows.collect()));
     }
     let amiss: Vec<_> = all.iter().filter(|n| n.state.is_over() && n.state != NodeState::Drained).map(over).collect();

@@ -97,7 +97,7 @@ fn op(kind: Kind, target: Target, state: State, nodes: Vec<NodeOutcome>) -> Oper
 fn drained(n: usize, exited: u32, killed: u32) -> NodeOutcome {
     let slow = |job: &str, task: &str, took, killed| Slow {
         alloc: format!("{n:08}-bbbb").as_str().into(),
-        job: JobKey::new("default", job),
+        job: job.into(),
         task: task.into(),
         took: Duration::from_millis(took),
         killed,
@@ -262,7 +262,10 @@ fn drain_plan(nodes: usize) -> DrainPlan {
             only_managed: false,
         },
         nodes: (0..nodes).map(each).collect(),
-        warnings: vec!["no node of another datacenter takes allocations of \"logger\"".into()],
+        warnings: vec![
+            "node dev0: max_kill_timeout is 30s: Nomad kills after that, not after 1h".into(),
+            "no node of another datacenter takes allocations of \"logger\"".into(),
+        ],
         refused: None,
     }
 }
@@ -293,7 +296,7 @@ fn a_question_stands_below_one_page() {
     }
     let text = plan::short(&plan, Some(120));
     assert!(text.lines().count() < 80, "{text}");
-    for rest in ["… and 280 more nodes", "… and 282 more groups", "… and 281 more warnings"] {
+    for rest in ["… and 280 more nodes", "… and 282 more groups", "… and 282 more warnings"] {
         assert!(text.contains(rest), "{rest}: {text}");
     }
     assert!(plan::whole(&plan, Some(120)).contains("dev299: its max_kill_timeout is 299s"));

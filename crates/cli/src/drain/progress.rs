@@ -188,7 +188,7 @@ impl Lines {
     }
 
     pub fn news(&mut self, op: &OperationView, now: Timestamp) -> Vec<String> {
-        let mut events = self.story.events(op);
+        let mut events = vec![];
         for n in nodes(op) {
             self.node(n, op.finished_at.unwrap_or(now), &mut events);
         }
@@ -203,6 +203,8 @@ impl Lines {
         if !op.state.is_finished() {
             self.whole(op, now, &mut events);
         }
+        // Of what happened at the same time the whole is said last.
+        events.extend(self.story.events(op));
         told(events, self.story.zero(op))
     }
 

@@ -71,7 +71,9 @@ pub fn summary(op: &OperationView) -> String {
     }
     let ends = op.outcome.as_ref().map_or_else(|| ends(0, 0), |o| ends(o.exited, o.killed));
     match op.state {
+        State::Succeeded if op.kind == Kind::DrainNode => format!("{target} drained{took}: {ends}"),
         State::Succeeded => format!("{target} drained{took}: {}, {ends}", count(all.len(), "node")),
+        state if op.kind == Kind::DrainNode => format!("{target} {}{took}: {ends}", state.as_str()),
         state => {
             let drained = those(NodeState::Drained) + those(NodeState::Gone);
             format!("{target} {}{took}: {drained} of {} drained, {ends}", state.as_str(), count(all.len(), "node"))

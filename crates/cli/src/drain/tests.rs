@@ -215,6 +215,9 @@ fn the_report_at_the_end() {
     done.state = State::Failed;
     done.outcome = mixed().outcome;
     assert_snapshot!("report_failed", format!("{}\n\n{}", report(&done, Some(100)), summary(&done)));
+    let dev1 = Target::Node { node: "5355e9cc".into(), name: "dev1".into() };
+    let one = op(Kind::DrainNode, dev1, State::Succeeded, vec![drained(1, 1, 1)]);
+    assert_eq!(summary(&one), "node dev1 drained in 10.3s: 1 task ended by itself, 1 needed SIGKILL");
     let alone = NodeOutcome {
         waiting_for: Some("jo made it ineligible; --all would change that".into()),
         ..node(2, NodeState::LeftAlone)

@@ -57,11 +57,6 @@ impl Api {
         Self { http, addr: addr.into(), access }
     }
 
-    /// Every call with this ACL token.
-    pub fn with_token(self, token: &str) -> Self {
-        Self::with(self.addr, Access { token: Some(token.to_owned()), ..self.access })
-    }
-
     /// Status and body, or why there is no answer.
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(u16, Value), String> {
         let mut request = self.http.request(method, format!("{}{path}", self.addr));

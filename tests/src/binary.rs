@@ -11,26 +11,34 @@ pub fn curfew() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match std::env::var_os("CURFEW_TEST_BINARY") {
         Some(named) => PathBuf::from(named),
-        None => built(),
+        None => built("curfew"),
     })
 }
 
-fn built() -> PathBuf {
+/// Another program of the same package; with `CURFEW_TEST_BINARY` the one beside it.
+pub fn named(name: &str) -> PathBuf {
+    match std::env::var_os("CURFEW_TEST_BINARY") {
+        Some(_) => curfew().with_file_name(name),
+        None => built(name),
+    }
+}
+
+fn built(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     // TARGET/PROFILE/deps/scenarios-…
     let folder = this.ancestors().nth(2).unwrap();
-    let binary = folder.join("curfew");
+    let binary = folder.join(name);
     if fresh(&binary) {
         return binary;
     }
     let profile = folder.file_name().and_then(|n| n.to_str()).unwrap_or("debug");
     let profile = if profile == "debug" { "dev" } else { profile };
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.args(["build", "--package", "curfew", "--bin", "curfew", "--profile", profile]);
+    build.args(["build", "--package", "curfew", "--bin", name, "--profile", profile]);
     build.arg("--manifest-path").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"));
     build.arg("--target-dir").arg(folder.parent().unwrap());
-    let status = build.status().unwrap_or_else(|e| panic!("cargo could not be run to build curfew: {e}"));
-    assert!(status.success(), "curfew could not be built: {status}");
+    let status = build.status().unwrap_or_else(|e| panic!("cargo could not be run to build {name}: {e}"));
+    assert!(status.success(), "{name} could not be built: {status}");
     binary
 }
 

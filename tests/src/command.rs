@@ -6,7 +6,8 @@ use std::time::Duration;
 use curfew_core::Timestamp;
 use curfew_core::api::OperationView;
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::ChildStdout;
 
 use crate::{binary, now};
 
@@ -89,6 +90,45 @@ impl Curfew {
         };
         assert!(!ran.stderr.contains("panicked") && !ran.stdout.contains("panicked"), "{ran}");
         ran
+    }
+}
+
+/// A command that goes on by itself and prints a JSON value a line.
+pub struct Following {
+    child: tokio::process::Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    rows: Vec<Value>,
+}
+
+impl Curfew {
+    pub fn follow(self) -> Following {
+        let mut command = clean(&self.args, &self.env);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Following { child, lines, rows: vec![] }
+    }
+}
+
+impl Following {
+    /// All it has printed, up to the row with this action.
+    pub async fn until(&mut self, action: &str) -> Vec<Value> {
+        while self.rows.last().is_none_or(|r| r["action"] != action) {
+            let line = match tokio::time::timeout(Duration::from_secs(60), self.lines.next_line()).await {
+                Ok(line) => line.unwrap().unwrap_or_else(|| panic!("it ended before {action}: {:?}", self.rows)),
+                Err(_) => panic!("waited for {action}; it printed {:?}", self.rows),
+            };
+            self.rows.push(serde_json::from_str(&line).unwrap());
+        }
+        self.rows.clone()
+    }
+
+    /// Ctrl-C, and its exit code.
+    pub async fn interrupt(mut self) -> Option<i32> {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        crate::process::Proc::of(pid).unwrap().signal(rustix::process::Signal::INT);
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("Ctrl-C did not end it")).unwrap().code()
     }
 }
 

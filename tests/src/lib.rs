@@ -19,7 +19,6 @@ pub mod process;
 pub mod proxy;
 pub mod run;
 pub mod terminal;
-pub mod tls;
 pub mod wait;
 
 use curfew_core::Timestamp;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use curfew_tests::cluster::{self, nomad_binary};
+use curfew_tests::cluster::{Cluster, Shape};
 use curfew_tests::command::{Ran, clean, curfew};
 use curfew_tests::controller::Controller;
 use curfew_tests::fake::Fake;
@@ -154,13 +154,10 @@ pub async fn the_token_is_wrong(given: Given) {
     let ask = |addr: &str| curfew(serve(&dir)).env("NOMAD_ADDR", addr).env("NOMAD_TOKEN", "wrong").run();
     let fake = Fake::forbidding().await;
     one_sentence(&ask(&fake.addr).await.code(1).says(&["Permission denied", "NOMAD_TOKEN"]));
-    if nomad_binary().is_none() {
-        return given.skip("a real Nomad with ACLs, because CURFEW_TEST_NOMAD names no binary");
-    }
-    let locked = cluster::locked_server(0).await;
-    let ran = curfew(serve(&dir)).env("NOMAD_ADDR", &locked.addr).run().await.code(1).says(&["NOMAD_TOKEN"]);
+    let locked = Cluster::start(given.kind, &Shape { nodes: 1, acl: true, ..Shape::default() }).await;
+    let ran = curfew(serve(&dir)).env("NOMAD_ADDR", locked.addr()).run().await.code(1).says(&["NOMAD_TOKEN"]);
     one_sentence(&ran);
-    one_sentence(&ask(&locked.addr).await.code(1).says(&["NOMAD_TOKEN"]));
+    one_sentence(&ask(locked.addr()).await.code(1).says(&["NOMAD_TOKEN"]));
 }
 
 pub async fn the_configuration_is_wrong(_: Given) {

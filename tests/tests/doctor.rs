@@ -5,7 +5,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use curfew_tests::api::Api;
-use curfew_tests::cluster::{Cluster, Kind, Shape, leaderless, locked_server};
+use curfew_tests::certificates::Authority;
+use curfew_tests::cluster::{Cluster, Shape, leaderless};
 use curfew_tests::command::{Ran, clean, curfew};
 use curfew_tests::fake::Fake;
 use curfew_tests::free_port;
@@ -13,7 +14,6 @@ use curfew_tests::jobs::{POLITE, service, task};
 use curfew_tests::lab::{PATIENCE, unique};
 use curfew_tests::process::Proc;
 use curfew_tests::run::Given;
-use curfew_tests::tls::Authority;
 use curfew_tests::wait::eventually;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -124,21 +124,6 @@ fn only_reads(report: &Value) {
     assert_eq!(report["counts"]["failed"], 2, "{report}");
 }
 
-pub async fn a_read_only_token_by_its_refusals(_: Given) {
-    let cluster = Cluster::start(Kind::Dev, &Shape { nodes: 1, ..Shape::default() }).await;
-    let id = unique("reads");
-    cluster.api.put("/v1/jobs", &json!({ "Job": service(&id, vec![task("t", POLITE)]) })).await;
-    runs(&cluster.api, &id).await;
-    let agent = ("GET", "/v1/agent/self");
-    for (method, path) in [("PUT", "/v1/jobs"), ("PUT", "*/dispatch"), ("PUT", "*/signal"), ("PUT", "*/eligibility"), agent] {
-        let fault = json!({ "Kind": "fail", "Status": 403, "Body": "Permission denied", "Method": method, "Path": path });
-        cluster.api.put("/dev/v1/faults", &fault).await;
-    }
-    let report = doctor(cluster.addr(), &[("NOMAD_TOKEN", "s3cret")], &["--json"]).await.code(1).json();
-    only_reads(&report);
-    assert!(check(&report, "acl agent read").0 == "warning" && !report.to_string().contains("s3cret"), "{report}");
-}
-
 async fn runs(api: &Api, job: &str) {
     eventually(PATIENCE, "the job to run", async || {
         let all = api.allocations(job).await?;
@@ -153,29 +138,27 @@ async fn token(api: &Api, name: &str, rules: &str) -> String {
     made["SecretID"].as_str().unwrap().to_owned()
 }
 
-pub async fn a_read_only_token(_: Given) {
-    let locked = locked_server(1).await;
-    let api = Api::new(&*locked.addr);
-    let root = api.put("/v1/acl/bootstrap", &Value::Null).await["SecretID"].as_str().unwrap().to_owned();
-    let api = api.with_token(&root);
+pub async fn a_read_only_token(given: Given) {
+    let cluster = Cluster::start(given.kind, &Shape { nodes: 1, acl: true, ..Shape::default() }).await;
+    let api = &cluster.api;
     let id = unique("reads");
     let job = json!({ "Job": service(&id, vec![task("t", POLITE)]) });
     api.put("/v1/jobs", &job).await;
-    runs(&api, &id).await;
+    runs(api, &id).await;
     let index = api.get(&format!("/v1/job/{id}")).await["JobModifyIndex"].clone();
     let read = r#"namespace "*" { policy = "read" } node { policy = "read" } agent { policy = "read" }"#;
-    let read = token(&api, "read", read).await;
-    let report = doctor(&locked.addr, &[("NOMAD_TOKEN", &read)], &["--json"]).await.code(1).json();
+    let read = token(api, "read", read).await;
+    let report = doctor(cluster.addr(), &[("NOMAD_TOKEN", &read)], &["--json"]).await.code(1).json();
     only_reads(&report);
     let rights = r#"namespace "*" { capabilities = ["submit-job", "read-job", "list-jobs", "alloc-lifecycle", "dispatch-job"] }
         node { policy = "write" } agent { policy = "read" }"#;
-    let full = token(&api, "full", rights).await;
-    let report = doctor(&locked.addr, &[("NOMAD_TOKEN", &full)], &["--json"]).await.json();
+    let full = token(api, "full", rights).await;
+    let report = doctor(cluster.addr(), &[("NOMAD_TOKEN", &full)], &["--json"]).await.json();
     assert_eq!(report["counts"], json!({ "ok": 20, "warning": 0, "failed": 0, "not_checked": 0 }), "{report}");
-    let nobody = doctor(&locked.addr, &[], &["--json"]).await.code(1).json();
+    let nobody = doctor(cluster.addr(), &[], &["--json"]).await.code(1).json();
     assert_eq!((check(&nobody, "acl").0, check(&nobody, "acl node read").0), ("warning", "failed"), "{nobody}");
     let unknown = "11111111-1111-1111-1111-111111111111";
-    let report = doctor(&locked.addr, &[("NOMAD_TOKEN", unknown)], &["--json"]).await.code(1).json();
+    let report = doctor(cluster.addr(), &[("NOMAD_TOKEN", unknown)], &["--json"]).await.code(1).json();
     let (verdict, found, _) = check(&report, "acl");
     assert!(verdict == "failed" && found.contains("not known") && !report.to_string().contains(unknown), "{report}");
     // It asked a lot, and nothing came of it.
@@ -207,7 +190,7 @@ pub async fn nothing_there_or_something_else(_: Given) {
 /// Each time the sentence names what to mend.
 pub async fn tls_that_does_not_fit(_: Given) {
     let dir = TempDir::new().unwrap();
-    let (right, wrong) = (Authority::new(), Authority::new());
+    let (right, wrong) = (Authority::new("right"), Authority::new("wrong"));
     let file = |name: &str, pem: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, pem).unwrap();

@@ -8,9 +8,11 @@ mod devcluster;
 mod doctor;
 mod drain_cli;
 mod drains;
+mod gc;
 mod lessons;
 mod nodes;
 mod nomad_api;
+mod queue;
 mod shapes;
 mod shutdown;
 mod spec;
@@ -54,18 +56,20 @@ fn main() {
             lessons::lesson_26_a_stop_waits_for_processes_not_for_a_status;
         BOTH: nomad_api::agents_nodes_and_leader, nomad_api::parse_and_refusals_in_nomads_words,
             nomad_api::filters_find_odd_ids_and_nothing_else;
-        BOTH: cli::broken_hcl_names_file_line_and_column, cli::unknown_driver, cli::not_a_job;
+        BOTH: cli::broken_hcl_names_file_line_and_column, cli::unknown_driver, cli::not_a_job, cli::the_token_is_wrong;
         DEV: cli::a_closed_standard_output, cli::a_second_controller_on_the_same_port,
             cli::a_controller_that_is_ready_says_who_it_is;
         DEV: devcluster::the_lines_of_its_page_work, devcluster::the_official_command_line;
         NONE: cli::no_file_an_empty_file_a_folder, cli::a_duration_without_a_unit, cli::no_controller_or_something_else,
-            cli::the_certificates_of_dev_are_wrong, cli::nomad_is_not_there, cli::the_token_is_wrong, cli::the_configuration_is_wrong;
+            cli::the_certificates_of_dev_are_wrong, cli::nomad_is_not_there, cli::the_configuration_is_wrong;
         BOTH: doctor::a_healthy_cluster, doctor::a_node_with_the_default_max_kill_timeout, doctor::a_server_without_a_leader,
-            doctor::a_node_that_is_down;
-        DEV: doctor::a_read_only_token_by_its_refusals;
-        REAL: doctor::a_read_only_token;
+            doctor::a_node_that_is_down, doctor::a_read_only_token;
         NONE: doctor::nothing_there_or_something_else, doctor::tls_that_does_not_fit, doctor::bad_configuration,
             doctor::interrupted;
+        BOTH: queue::an_extended_stop_kills_later_and_a_new_request_sooner_again, queue::kill_now_kills_now,
+            queue::cancelled_after_its_delete_it_says_what_cannot_be_taken_back, queue::a_paused_kind_keeps_its_rows_queued,
+            queue::while_kill_is_paused_nobody_dies_and_then_at_once, queue::a_followed_trail_survives_a_restart;
+        DEV: queue::confirm_drained_names_who_holds_what;
         NONE: shutdown::a_signal_while_it_starts;
         DEV: shutdown::a_nomad_that_hangs, shutdown::a_second_signal;
         DEV: drains::a_datacenter_is_empty_by_the_deadline, drains::what_is_refused, drains::one_node_at_a_time, drains::a_node_that_dies_and_comes_back;
@@ -74,6 +78,11 @@ fn main() {
         DEV: drain_cli::a_datacenter_from_the_plan_to_the_undrain, drain_cli::of_a_node_as_json_one_object_a_line,
             drain_cli::a_watch_survives_the_controller, drain_cli::what_was_typed_wrong_and_what_is_in_the_way,
             drain_cli::on_a_terminal;
+        BOTH: gc::a_lost_controller_and_a_lost_database, gc::leftovers_of_every_kind, gc::more_than_the_cap, gc::two_at_once,
+            gc::a_purge_never_hides_a_living_task, gc::a_node_that_is_away, gc::a_live_stop_is_the_controllers,
+            gc::beside_the_controller, gc::the_jobspec, gc::a_child_is_stopped_through_the_controller,
+            gc::leftovers_of_operations;
+        NONE: gc::without_a_terminal_it_wants_a_word;
         DEV: database::locked_by_another_controller, database::a_folder_a_missing_folder_another_file,
             database::not_writable, database::disk_full, database::a_full_disk_at_the_start, database::a_newer_schema;
     ])

@@ -184,13 +184,13 @@ pub async fn filters_find_odd_ids_and_nothing_else(given: Given) {
             order(&fresh, &spec.unwrap())
         })
         .await;
-        assert_eq!(nomad.sigkill(&kill).await.unwrap(), SignalOutcome::Sent);
+        assert_eq!(nomad.sigkill(&kill, || true).await.unwrap(), SignalOutcome::Sent);
         eventually(PATIENCE, "dead", async || {
             let (fresh, _) = nomad.allocation(&alloc.id).await.unwrap().unwrap();
             if fresh.any_task_lives() { Err(format!("{fresh:?}")) } else { Ok(()) }
         })
         .await;
-        let again = nomad.sigkill(&kill).await.unwrap();
+        let again = nomad.sigkill(&kill, || true).await.unwrap();
         assert!(matches!(again, SignalOutcome::NotRunning(_)), "{again:?}");
     }
     assert!(nomad.not_over_allocations(&keys).await.unwrap().allocations.is_empty());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use curfew_client::{Client, OperationView, SpecText, StopRequest, SubmitRequest, Who};
-use curfew_controller::{Controller, Parts, SystemClock};
+use curfew_controller::{Controller, Parts, SystemClock, random};
 use curfew_core::config::Config;
 use curfew_core::operation::State;
 use curfew_core::{Allocation, Desired, JobKey};
@@ -68,6 +68,7 @@ impl Lab {
             nomad: nomad.clone(),
             store: std::future::ready(Ok(store)).boxed(),
             clock: Arc::new(SystemClock),
+            random: random(),
             config: Config::default(),
             holder: format!("bench:{}", std::process::id()),
             listener: Some(listener),

@@ -9,6 +9,7 @@ mod placement;
 mod queue;
 mod report;
 mod requests;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ enum What {
     Placement(placement::Args),
     /// Operations written down, leased and finished, by backend and number of workers, against another queue crate.
     Queue(queue::Args),
+    /// A pass of the gc over a large and healthy cluster, against a plain listing of the same pages.
+    Sweep(sweep::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,17 +50,20 @@ fn main() -> ExitCode {
     let measured = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Into::into).and_then(|rt| {
         let measured = rt.block_on(async {
             match cli.what {
-                What::Lateness(args) => lateness::run(args).await,
-                What::Requests(args) => requests::run(args).await,
-                What::Placement(args) => placement::run(args).await,
-                What::Queue(args) => queue::run(args).await,
+                What::Lateness(args) => lateness::run(args).await.map(Some),
+                What::Requests(args) => requests::run(args).await.map(Some),
+                What::Placement(args) => placement::run(args).await.map(Some),
+                What::Queue(args) => queue::run(args).await.map(Some),
+                What::Sweep(args) => sweep::run(args).await,
             }
         });
         rt.shutdown_timeout(std::time::Duration::from_secs(1));
         measured
     });
     match measured {
-        Ok(report) => report.print(cli.json),
+        Ok(Some(report)) => report.print(cli.json),
+        // A part that printed its own.
+        Ok(None) => ExitCode::SUCCESS,
         Err(e) => {
             report::error(&format!("{e:#}"));
             ExitCode::FAILURE

@@ -105,7 +105,7 @@ async fn until(cluster: &Cluster, jobs: usize, began: Instant, wanted: impl Fn(&
     Ok(began.elapsed().as_secs_f64())
 }
 
-async fn call(cluster: &Cluster, method: Method, path: &str, body: Value) -> anyhow::Result<Value> {
+pub async fn call(cluster: &Cluster, method: Method, path: &str, body: Value) -> anyhow::Result<Value> {
     let bytes = if body.is_null() { Bytes::new() } else { serde_json::to_vec(&body)?.into() };
     let answer = cluster.call(Request::builder().method(method).uri(path).body(bytes)?).await;
     let status = answer.status();

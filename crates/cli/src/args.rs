@@ -4,19 +4,41 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use curfew_core::OpId;
+use curfew_core::{OpId, Timestamp};
 
 /// Stops and drains on HashiCorp Nomad that end when they were promised to.
 #[derive(Parser)]
 #[command(name = "curfew", version, max_term_width = 110)]
 pub struct Cli {
-    /// The controller's address.
-    #[arg(long, global = true, env = "CURFEW_ADDR", default_value = "http://127.0.0.1:4690", value_name = "URL")]
-    pub addr: String,
+    /// The controller's address [default: http://127.0.0.1:4690].
+    #[arg(long, global = true, env = "CURFEW_ADDR", value_name = "URL")]
+    pub addr: Option<String>,
     #[command(flatten)]
     pub log: Log,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Where a controller is when nobody says.
+pub const ADDR: &str = "http://127.0.0.1:4690";
+
+/// Reaps what is left over on a Nomad cluster, and nothing else.
+#[derive(Parser)]
+#[command(name = "curfew-gc", version, max_term_width = 110)]
+pub struct CliGc {
+    /// Learn of operations from the controller there.
+    #[arg(long, env = "CURFEW_ADDR", value_name = "URL")]
+    addr: Option<String>,
+    #[command(flatten)]
+    log: Log,
+    #[command(flatten)]
+    gc: Gc,
+}
+
+impl From<CliGc> for Cli {
+    fn from(cli: CliGc) -> Self {
+        Self { addr: cli.addr, log: cli.log, command: Command::Gc(cli.gc) }
+    }
 }
 
 #[derive(Args)]
@@ -52,11 +74,19 @@ pub enum Command {
     /// Empty whole datacenters, or end that.
     #[command(subcommand)]
     Datacenter(crate::drain::args::Datacenter),
-    /// Look at operations.
+    /// Look at operations, and step in.
     #[command(subcommand)]
     Op(Op),
+    /// Pause and resume whole kinds of operations, on every controller.
+    #[command(subcommand)]
+    Kind(KindCommand),
+    /// What waits and what runs.
+    #[command(subcommand)]
+    Queue(Queue),
     /// Read the audit trail.
     Audit(Audit),
+    /// Find what is left over on the cluster, and reap it.
+    Gc(Gc),
     /// Ask the controller how it is.
     Status(Output),
     /// Check whether Curfew can keep its promises on this Nomad, and say what to do.
@@ -137,6 +167,51 @@ pub struct Doctor {
     /// A TOML file; see docs/configuration.md.
     #[arg(long, env = "CURFEW_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args, Clone)]
+pub struct Gc {
+    /// Act without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// Only show what it would do.
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// One pass (the default).
+    #[arg(long, conflicts_with = "every")]
+    pub once: bool,
+    /// A pass, and another one so long after its end, until it is stopped; needs --yes or --dry-run.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub every: Option<Duration>,
+    /// On top of a clock that no database explains, and how long an orphan must have been seen [default: gc_grace, 15m].
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub grace: Option<Duration>,
+    /// How long a dead job is kept before it is purged [default: gc_retention, 168h].
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub retention: Option<Duration>,
+    /// More candidates of a verdict than this: none of them is touched (exit code 4) [default: gc_cap, 100].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub cap: Option<u32>,
+    /// However many there are.
+    #[arg(long, conflicts_with = "cap")]
+    pub no_cap: bool,
+    /// What is done about a verdict, as in orphan=act: off, report or act. May be given several times.
+    #[arg(long = "verdict", value_name = "VERDICT=MODE")]
+    pub verdicts: Vec<String>,
+    /// Only this namespace; may be given several times [default: all].
+    #[arg(long = "namespace", value_name = "NAME")]
+    pub namespaces: Vec<String>,
+    /// Where sightings are remembered from one run to the next.
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// A TOML file; see docs/configuration.md.
+    #[arg(long, env = "CURFEW_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Learn of operations from this database, beside its controllers.
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
     #[command(flatten)]
     pub output: Output,
 }
@@ -232,6 +307,87 @@ pub enum Op {
     Show(OpShow),
     /// Follow an operation until it has ended.
     Watch(OpWatch),
+    /// Cancel one: at once when it never began; else its next step undoes what can be undone and ends it.
+    Cancel(Intervene),
+    /// Give the tasks of a stop more time.
+    Extend(Extend),
+    /// Send SIGKILL to the tasks of a stop now.
+    KillNow(Intervene),
+    /// Take one away from the controller that works on it, or wake one that waits.
+    Release(Intervene),
+    /// Try one again that failed or was cancelled.
+    Retry(Intervene),
+    /// Begin no further step of it. The clocks of a stop run on.
+    Pause(Intervene),
+    /// End its pause.
+    Resume(Intervene),
+}
+
+#[derive(Args)]
+pub struct Intervene {
+    pub id: OpId,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+#[group(id = "far", required = true, multiple = false, args = ["by", "until"])]
+pub struct Extend {
+    pub id: OpId,
+    /// So much later than its deadline, or than now when that has passed.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub by: Option<Duration>,
+    /// Until an instant, as in 2026-11-21T14:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<Timestamp>,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Subcommand)]
+pub enum KindCommand {
+    /// List the kinds: who paused which, and which controller keeps the clocks.
+    List(Output),
+    /// Begin nothing of a kind on any controller until it is resumed; what runs finishes its step.
+    Pause(KindPause),
+    /// Begin operations of a kind again.
+    Resume(KindResume),
+}
+
+#[derive(Args)]
+pub struct KindPause {
+    /// submit, stop, or kill: then no task is killed, by no controller.
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    /// Needed to pause kill.
+    #[arg(long)]
+    pub yes_really: bool,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+pub struct KindResume {
+    #[arg(value_name = "KIND")]
+    pub kind: String,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Subcommand)]
+pub enum Queue {
+    /// How many operations are in which state, how old the oldest is, and who works on what.
+    Status(Output),
+    /// Exit with 0 when no controller works on anything, else list who holds what and exit with 1.
+    ConfirmDrained(Output),
 }
 
 #[derive(Args)]
@@ -248,6 +404,9 @@ pub struct OpList {
     /// The job's namespace.
     #[arg(long, requires = "job")]
     pub namespace: Option<String>,
+    /// Only those that this operation asked for.
+    #[arg(long, value_name = "ID")]
+    pub parent: Option<OpId>,
     #[arg(long, default_value_t = 30)]
     pub limit: usize,
     #[command(flatten)]
@@ -282,6 +441,9 @@ pub struct Audit {
     /// Only rows of this long ago or younger.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub since: Option<Duration>,
+    /// Print what comes, too, until Ctrl-C. With --json one row a line.
+    #[arg(long)]
+    pub follow: bool,
     #[command(flatten)]
     pub output: Output,
 }
@@ -297,5 +459,6 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+        super::CliGc::command().debug_assert();
     }
 }

@@ -1,20 +1,28 @@
 //! `curfew doctor`: asks Nomad itself, with the configuration that `curfew serve` would have.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use curfew_client::{Client, Kind};
 use curfew_controller::{SystemClock, doctor};
-use curfew_core::doctor::{Report, Verdict, counted};
+use curfew_core::doctor::{Check, Report, Verdict, counted};
 
 use crate::args::{Doctor, Serve};
 use crate::exit::Exit;
+use crate::op::by;
 use crate::output::{self, colour, line};
 use crate::{config, serve};
 
-pub async fn run(args: Doctor) -> anyhow::Result<Exit> {
+pub async fn run(addr: &str, args: Doctor) -> anyhow::Result<Exit> {
     let config = config::load(&Serve { config: args.config, ..Serve::default() })?;
     let nomad = serve::nomad(&config, |name| std::env::var(name).ok())?;
+    let examined = async {
+        let (mut report, paused) = tokio::join!(doctor::examine(&nomad, &config, Arc::new(SystemClock)), paused(addr));
+        report.checks.extend(paused);
+        Report::new(report.at, &report.nomad, report.checks)
+    };
     let report = tokio::select! {
-        report = doctor::examine(&nomad, &config, Arc::new(SystemClock)) => report,
+        report = examined => report,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted; nothing was changed"),
     };
     if args.output.json {
@@ -23,6 +31,17 @@ pub async fn run(args: Doctor) -> anyhow::Result<Exit> {
         line(&shown(&report, colour(&std::io::stdout())));
     }
     Ok(if report.counts.failed > 0 { Exit::Failed } else { Exit::Done })
+}
+
+/// Whether somebody told the controller to kill nobody; nothing when no controller answers.
+async fn paused(addr: &str) -> Option<Check> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let kinds = tokio::time::timeout(PATIENCE, Client::new(addr).ok()?.kinds()).await.ok()?.ok()?;
+    let kill = kinds.into_iter().find(|k| k.kind == Kind::Kill)?;
+    Some(match kill.pause {
+        None => Check::ok("kill clocks", "not paused"),
+        Some(p) => Check::failed("kill clocks", format!("paused {}: no task is killed", by(&p)), "curfew kind resume kill"),
+    })
 }
 
 fn shown(report: &Report, colour: bool) -> String {
@@ -59,10 +78,8 @@ fn word(verdict: Verdict) -> (&'static str, u8) {
 
 #[cfg(test)]
 mod tests {
-    use curfew_core::Timestamp;
-    use curfew_core::doctor::Check;
-
     use super::*;
+    use curfew_core::Timestamp;
 
     #[test]
     fn what_people_read() {

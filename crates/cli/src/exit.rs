@@ -18,6 +18,13 @@ pub enum Exit {
     StillRunning = 5,
 }
 
+impl Exit {
+    /// `gc`: something is left over.
+    pub const LEFT_OVER: Exit = Exit::Killed;
+    /// `gc`: more candidates than the cap, none of them touched.
+    pub const CAPPED: Exit = Exit::Cancelled;
+}
+
 impl From<Exit> for ExitCode {
     fn from(e: Exit) -> ExitCode {
         ExitCode::from(e as u8)

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use curfew_client::{Client, Error, OperationView};
-use curfew_core::operation::{Kind, State, Target};
+use curfew_client::{Client, Error, ExtendRequest, OperationView};
+use curfew_core::operation::{By, Kind, State, Target};
 use tokio::time::Instant;
 
-use crate::args::{Audit, Op, OpList, Output};
+use crate::args::{Op, OpList, Output};
 use crate::drain::progress::{live, the};
 use crate::drain::report::{report, summary};
 use crate::exit::{Exit, Usage};
+use crate::job::who;
 use crate::output::{error, json, line, note, table, width};
 use crate::shown::{Shown, by_node, is_drain};
 use crate::timeline;
@@ -32,7 +33,41 @@ pub async fn run(addr: &str, command: Op) -> anyhow::Result<Exit> {
             let watch = Watch { json: args.output.json, timeout: args.timeout, fail_on_kill: args.fail_on_kill };
             watch.follow(&client, op).await
         }
+        Op::Extend(args) => {
+            let request = ExtendRequest { by: args.by, until: args.until, who: who(args.who.reason) };
+            said(&client.extend(args.id, &request).await?, "extended", args.output)
+        }
+        Op::Cancel(args) => said(&client.cancel(args.id, who(args.who.reason)).await?, "cancelled", args.output),
+        Op::KillNow(args) => {
+            said(&client.kill_now(args.id, who(args.who.reason)).await?, "its tasks get SIGKILL now", args.output)
+        }
+        Op::Release(args) => said(&client.release(args.id, who(args.who.reason)).await?, "released", args.output),
+        Op::Retry(args) => said(&client.retry(args.id, who(args.who.reason)).await?, "queued again", args.output),
+        Op::Pause(args) => said(&client.pause(args.id, who(args.who.reason)).await?, "paused", args.output),
+        Op::Resume(args) => said(&client.resume(args.id, who(args.who.reason)).await?, "resumed", args.output),
     }
+}
+
+/// What became of an operation that somebody stepped in on.
+fn said(op: &OperationView, done: &str, output: Output) -> anyhow::Result<Exit> {
+    if output.json {
+        json(op)?;
+        return Ok(Exit::Done);
+    }
+    op.warnings.iter().for_each(|w| note(&format!("warning: {w}")));
+    let target = format!("{} of {}", op.kind.as_str(), op.target);
+    line(&match (&op.cancel, op.state) {
+        (Some(_), state) if !state.is_finished() => {
+            format!("{target}: it has begun, so its next step cancels it: curfew op watch {}", op.id)
+        }
+        (_, State::Running) if op.pause.is_some() => format!("{target}: {done} when the step that runs has ended"),
+        (_, state) if state.is_finished() => format!("{target}: {}", state.as_str()),
+        (_, state) => {
+            let deadline = op.deadline.map_or(String::new(), |d| format!(", deadline {d}"));
+            format!("{target}: {done} ({}{deadline})", state.as_str())
+        }
+    });
+    Ok(Exit::Done)
 }
 
 /// How an operation is followed.
@@ -163,6 +198,7 @@ async fn list(client: &Client, args: OpList) -> anyhow::Result<Exit> {
     }
     query.extend(args.job.map(|j| ("job", j)));
     query.extend(args.namespace.map(|n| ("namespace", n)));
+    query.extend(args.parent.map(|p| ("parent", p.to_string())));
     let ops = client.operations(&query).await?;
     if args.output.json {
         json(&ops)?;
@@ -184,7 +220,7 @@ async fn list(client: &Client, args: OpList) -> anyhow::Result<Exit> {
             what,
         ]
     });
-    line(&table(["ID", "KIND", "STATE", "JOB", "REQUESTED", "ACTOR", "WAITING FOR / ERROR"], rows.collect()));
+    line(&table(["ID", "KIND", "STATE", "TARGET", "REQUESTED", "ACTOR", "WAITING FOR / ERROR"], rows.collect()));
     Ok(Exit::Done)
 }
 
@@ -215,6 +251,9 @@ pub fn show(op: &OperationView) {
     optional("waiting for", op.waiting_for.clone().filter(|_| !op.state.is_finished()));
     optional("error", op.error.clone());
     optional("leased by", op.leased_by.clone());
+    optional("parent", op.parent.map(|p| p.to_string()));
+    optional("paused", op.pause.as_ref().map(by));
+    optional("to be ended", op.cancel.as_ref().filter(|_| !op.state.is_finished()).map(|c| format!("cancelled {}", by(c))));
     for w in &op.warnings {
         line(&format!("warning       {w}"));
     }
@@ -227,6 +266,12 @@ pub fn show(op: &OperationView) {
         line(&format!("\n{}\n\n{}", report(op, width()), summary(op)));
     }
     tasks(op);
+}
+
+/// By whom, when and why.
+pub fn by(by: &By) -> String {
+    let reason = by.reason.as_ref().map_or(String::new(), |r| format!(": {r}"));
+    format!("by {} at {}{reason}", by.actor, by.at)
 }
 
 /// A row for each task.
@@ -258,42 +303,6 @@ fn tasks(op: &OperationView) {
     }
 }
 
-pub async fn audit(addr: &str, args: Audit) -> anyhow::Result<Exit> {
-    use curfew_core::Clock;
-    let client = Client::new(addr)?;
-    let mut query = vec![];
-    query.extend(args.op.map(|op| ("operation", op.to_string())));
-    query.extend(args.since.map(|s| ("since", (curfew_controller::SystemClock.now() - s).to_string())));
-    let mut after = 0;
-    let mut all = vec![];
-    // Page by page to the end of the trail as it is now.
-    loop {
-        let mut page_query = query.clone();
-        page_query.push(("after", after.to_string()));
-        let page = client.audit(&page_query).await?;
-        let Some(last) = page.last() else { break };
-        after = last.seq;
-        if args.output.json {
-            all.extend(page);
-            continue;
-        }
-        for row in page {
-            let e = row.entry;
-            let subject = match (&e.alloc, &e.task) {
-                (Some(a), Some(t)) => format!(" {}/{t}", a.short()),
-                _ => String::new(),
-            };
-            let detail = if e.detail.is_null() { String::new() } else { format!(" {}", e.detail) };
-            let op = e.operation.map_or("-".to_owned(), |o| o.to_string());
-            line(&format!("{} {op} {} {}{subject}{detail}", e.at, e.actor, e.action.as_str()));
-        }
-    }
-    if args.output.json {
-        json(&all)?;
-    }
-    Ok(Exit::Done)
-}
-
 pub async fn status(addr: &str, output: Output) -> anyhow::Result<Exit> {
     let status = Client::new(addr)?.status().await?;
     if output.json {
@@ -304,8 +313,18 @@ pub async fn status(addr: &str, output: Output) -> anyhow::Result<Exit> {
             status.controller, status.version, status.phase, status.started_at
         ));
         line(&format!("nomad         {}, {}", status.nomad_address, status.nomad));
-        line(&format!("clocks        {} armed", status.clocks_armed));
+        let keeper = match &status.keeper {
+            Some(keeper) if *keeper == status.controller => "kept here".to_owned(),
+            Some(keeper) => format!("kept by {keeper}; this controller stands by"),
+            None => "kept by nobody at the moment".to_owned(),
+        };
+        line(&format!("clocks        {} armed, {keeper}", status.clocks_armed));
         line(&format!("operations    {} not finished", status.operations_live));
+        for row in &status.paused {
+            let harm = if row.kind == Kind::Kill { "; no task is killed" } else { "" };
+            let who = row.pause.as_ref().map(by).unwrap_or_default();
+            line(&format!("paused        {} {who}{harm}", row.kind.as_str()));
+        }
     }
     Ok(Exit::Done)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_controller::systemd::Notify;
-use curfew_controller::{Controller, Ending, Parts, SystemClock, hostname};
+use curfew_controller::{Controller, Ending, Parts, SystemClock, hostname, random};
 use curfew_core::config::Config;
 use curfew_nomad::{Nomad, NomadConfig};
 use curfew_store::Database;
@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::args::Serve;
 use crate::config;
 use crate::exit::{Exit, Usage};
+use crate::gc;
 use crate::output::note;
 
 pub async fn run(args: Serve) -> anyhow::Result<Exit> {
@@ -72,13 +73,28 @@ pub async fn start(config: Config, nomad: Nomad) -> anyhow::Result<Controller> {
     let listener = TcpListener::bind(&config.listen).await.map_err(|e| cannot_listen(&config.listen, &e))?;
     let database = Database::parse(config.database.expose()).map_err(|e| Usage(e.to_string()))?;
     let seen = nomad.clone();
+    // The gc beside the controller has the same database, once it is open.
+    let (tell, opened) = tokio::sync::oneshot::channel();
     let store = async move {
         look(&seen).await?;
-        Ok(database.open().await?)
+        let opened = database.open().await?;
+        // Nobody listens when there is to be no gc.
+        let _ = tell.send(opened.clone());
+        Ok(opened)
     };
-    let holder = format!("{}:{}", hostname(), std::process::id());
-    let parts = Parts { nomad, store: Box::pin(store), clock: Arc::new(SystemClock), config, holder, listener: Some(listener) };
-    Ok(curfew_controller::start(parts)?)
+    let gc = gc::Periodic::new(&config, &nomad)?;
+    let clock = Arc::new(SystemClock);
+    let parts = Parts { nomad, store: Box::pin(store), clock, random: random(), config, holder: who(), listener: Some(listener) };
+    let controller = curfew_controller::start(parts)?;
+    if let Some(gc) = gc {
+        tokio::spawn(gc.beside(controller.clone(), opened));
+    }
+    Ok(controller)
+}
+
+/// `host:pid`, this process.
+pub fn who() -> String {
+    format!("{}:{}", hostname(), std::process::id())
 }
 
 fn cannot_listen(listen: &str, e: &std::io::Error) -> anyhow::Error {

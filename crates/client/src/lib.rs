@@ -17,12 +17,13 @@ use std::time::Duration;
 
 use curfew_core::OpId;
 pub use curfew_core::api::{
-    AllocPlan, DrainPlan, DrainRequest, Gets, NodePlan, OperationView, PlanView, Problem, SpecText, StatusView, StopRequest,
-    SubmitRequest, UndrainRequest, Who,
+    AllocPlan, DrainPlan, DrainRequest, ExtendRequest, Gets, HeldView, InterveneRequest, KindView, NodePlan, OperationView,
+    PauseKindRequest, PlanView, Problem, QueueCountView, QueueView, SpecText, StatusView, StopRequest, SubmitRequest,
+    UndrainRequest, Who,
 };
 use curfew_core::audit::AuditRow;
 pub use curfew_core::drain::{MaxParallel, Selection, Strategy};
-pub use curfew_core::operation::Target;
+pub use curfew_core::operation::{Kind, Target};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use serde::de::DeserializeOwned;
@@ -40,7 +41,7 @@ pub enum Error {
         source: reqwest::Error,
     },
     #[error(
-        "the controller at {addr} did not answer in time; what was asked may have been done: ask again with the same idempotency key"
+        "the controller at {addr} did not answer in time; what was asked may have been done: look, or ask again with the same idempotency key"
     )]
     NoAnswer {
         addr: String,
@@ -135,7 +136,7 @@ impl Client {
         self.call(Method::GET, &path, None, None, wait + ANSWER).await
     }
 
-    /// Newest first. `query` as the RPC has it: `kind`, `state`, `job`, `namespace`, `before`, `limit`.
+    /// Newest first. `query` as the RPC has it: `kind`, `state`, `job`, `namespace`, `parent`, `before`, `limit`.
     pub async fn operations(&self, query: &[(&str, String)]) -> Result<Vec<OperationView>, Error> {
         self.call(Method::GET, &with_query("/v1/operations", query), None, None, ANSWER).await
     }
@@ -143,6 +144,61 @@ impl Client {
     /// Oldest first. `query` as the RPC has it: `operation`, `since`, `after`, `limit`.
     pub async fn audit(&self, query: &[(&str, String)]) -> Result<Vec<AuditRow>, Error> {
         self.call(Method::GET, &with_query("/v1/audit", query), None, None, ANSWER).await
+    }
+
+    /// Cancels it: at once when it never began, else its next step undoes what can be undone and ends it.
+    pub async fn cancel(&self, id: OpId, who: Who) -> Result<OperationView, Error> {
+        self.intervene(id, "cancel", who).await
+    }
+
+    /// Moves its deadline, by so much or to an instant.
+    pub async fn extend(&self, id: OpId, request: &ExtendRequest) -> Result<OperationView, Error> {
+        self.act(&format!("/v1/operations/{id}/extend"), request).await
+    }
+
+    /// Its tasks get SIGKILL now.
+    pub async fn kill_now(&self, id: OpId, who: Who) -> Result<OperationView, Error> {
+        self.intervene(id, "kill-now", who).await
+    }
+
+    /// Whoever works on it loses it; it is due now.
+    pub async fn release(&self, id: OpId, who: Who) -> Result<OperationView, Error> {
+        self.intervene(id, "release", who).await
+    }
+
+    /// One that failed or was cancelled goes back to the queue.
+    pub async fn retry(&self, id: OpId, who: Who) -> Result<OperationView, Error> {
+        self.intervene(id, "retry", who).await
+    }
+
+    pub async fn pause(&self, id: OpId, who: Who) -> Result<OperationView, Error> {
+        self.intervene(id, "pause", who).await
+    }
+
+    pub async fn resume(&self, id: OpId, who: Who) -> Result<OperationView, Error> {
+        self.intervene(id, "resume", who).await
+    }
+
+    async fn intervene(&self, id: OpId, what: &str, who: Who) -> Result<OperationView, Error> {
+        self.act(&format!("/v1/operations/{id}/{what}"), &InterveneRequest { who }).await
+    }
+
+    pub async fn kinds(&self) -> Result<Vec<KindView>, Error> {
+        self.call(Method::GET, "/v1/kinds", None, None, ANSWER).await
+    }
+
+    /// Nothing of the kind is begun by any controller until it is resumed. `kill` needs `yes_really`.
+    pub async fn pause_kind(&self, kind: Kind, request: &PauseKindRequest) -> Result<KindView, Error> {
+        self.act(&format!("/v1/kinds/{}/pause", kind.as_str()), request).await
+    }
+
+    pub async fn resume_kind(&self, kind: Kind, who: Who) -> Result<KindView, Error> {
+        self.act(&format!("/v1/kinds/{}/resume", kind.as_str()), &InterveneRequest { who }).await
+    }
+
+    /// What waits and what runs.
+    pub async fn queue(&self) -> Result<QueueView, Error> {
+        self.call(Method::GET, "/v1/queue", None, None, ANSWER).await
     }
 
     pub async fn status(&self) -> Result<StatusView, Error> {
@@ -160,6 +216,21 @@ impl Client {
                 Err(e) if e.is_transient() && tried < TRIES => {
                     tokio::time::sleep(wait).await;
                     wait *= 2;
+                    tried += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// What a person does has no idempotency key: it is asked once, and again only while it certainly was not heard.
+    async fn act<T: DeserializeOwned>(&self, path: &str, body: &impl serde::Serialize) -> Result<T, Error> {
+        let body = to_value(body);
+        let mut tried = 1;
+        loop {
+            match self.call(Method::POST, path, Some(&body), None, ANSWER).await {
+                Err(Error::Unreachable { .. }) if tried < TRIES => {
+                    tokio::time::sleep(Duration::from_millis(100 << tried)).await;
                     tried += 1;
                 }
                 done => return done,

@@ -13,6 +13,7 @@ use curfew_store::Store;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::duty::Duty;
 use crate::error::chain;
 use crate::keeper::Keeper;
 
@@ -20,6 +21,8 @@ pub struct Deployments {
     pub nomad: Nomad,
     pub store: Arc<dyn Store>,
     pub keeper: Keeper,
+    /// One controller fails deployments: the one that keeps the clocks.
+    pub duty: Duty,
     pub clock: Arc<dyn Clock>,
     /// How often the running deployments are listed.
     pub interval: Duration,
@@ -49,6 +52,9 @@ impl Deployments {
     /// Fails what is due; returns when the next one is.
     async fn look(&self, stop: &CancellationToken) -> Result<Option<Timestamp>, Error> {
         let mut next: Option<Timestamp> = None;
+        if self.duty.valid().is_none() {
+            return Ok(None);
+        }
         for d in self.nomad.running_deployments().await? {
             if stop.is_cancelled() {
                 break;

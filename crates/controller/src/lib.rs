@@ -2,10 +2,12 @@
 //!
 //! It takes its Nomad, its store and its clock as arguments, so that several of them can run in one process.
 
+mod agenda;
 mod clock;
 mod deployments;
 mod dispatch;
 pub mod doctor;
+mod duty;
 pub mod error;
 mod keeper;
 mod lifecycle;
@@ -23,4 +25,5 @@ pub use clock::SystemClock;
 pub use lifecycle::{Controller, Counts, Ending, Phase};
 pub use pulse::Loop;
 pub use shutdown::{CLEAN_UP, LONGEST_END};
-pub use start::{Opening, Parts, StartError, hostname, start};
+pub use start::{Opening, Parts, StartError, hostname, random, start};
+pub use steps::Random;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use curfew_core::{Clock, Timestamp};
 use curfew_nomad::{EvalState, Event, Nomad, StreamEnd};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
@@ -29,6 +29,8 @@ pub struct Observer {
     pub keeper: Keeper,
     pub clock: Arc<dyn Clock>,
     pub resync_interval: Duration,
+    /// Asks for a list now.
+    pub resync: Arc<Notify>,
     pub sight: watch::Sender<Sight>,
     pub pulse: Arc<Pulse>,
 }
@@ -100,7 +102,7 @@ impl Observer {
                     }
                     Err(e) => return Lost::Stream(e),
                 },
-                () = &mut next => {
+                () = async { tokio::select! { () = &mut next => {}, () = self.resync.notified() => {} } } => {
                     if let Err(e) = self.resync().await {
                         return e;
                     }

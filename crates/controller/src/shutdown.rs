@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::duty::Watch;
 use crate::error::chain;
 use crate::lifecycle::{Ending, Life};
 use crate::rpc::Server;
@@ -41,6 +42,8 @@ pub(crate) struct Running {
     pub deployments: JoinHandle<()>,
     pub keeper: JoinHandle<()>,
     pub keeping: CancellationToken,
+    pub watch: Arc<Watch>,
+    pub looking_after: JoinHandle<()>,
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
     pub holder: String,
@@ -69,6 +72,9 @@ impl Running {
         self.keeping.cancel();
         let last = async {
             let kept = self.keeper.await.is_ok();
+            let looked_after = self.looking_after.await.is_ok();
+            // The next one need not wait for it to run out.
+            self.watch.give_up().await;
             let row = AuditEntry {
                 at: self.clock.now(),
                 operation: None,
@@ -85,7 +91,7 @@ impl Running {
             if let Err(e) = &closed {
                 tracing::error!(error = %chain(e), "the database could not be closed");
             }
-            kept && closed.is_ok()
+            kept && looked_after && closed.is_ok()
         };
         match timeout(LAST_WRITES, last).await {
             Ok(true) => {}

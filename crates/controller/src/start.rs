@@ -3,22 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use curfew_core::Clock;
 use curfew_core::audit::{Action, AuditEntry};
-use curfew_core::clock::ClockRecord;
 use curfew_core::config::Config;
-use curfew_core::operation::{Kind, Operation};
+use curfew_core::{Clock, OpId};
 use curfew_nomad::Nomad;
 use curfew_store::{Store, StoreError};
 use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::deployments::Deployments;
 use crate::dispatch::{Dispatcher, Ends};
+use crate::duty::{Duty, Watch};
 use crate::error::chain;
 use crate::keeper::{self, Keeper};
 use crate::lifecycle::{self, Controller, Ending, Life, Phase};
@@ -28,7 +28,7 @@ use crate::pulse::Pulse;
 use crate::retention;
 use crate::rpc::{self, Front, Server};
 use crate::shutdown::{Running, WRITE_DOWN};
-use crate::steps::Tools;
+use crate::steps::{Random, Tools};
 
 /// Gives the store. What takes its time before (a look at Nomad, a migration) happens while the RPC says "starting".
 pub type Opening = BoxFuture<'static, Result<Arc<dyn Store>, Box<dyn std::error::Error + Send + Sync>>>;
@@ -39,6 +39,7 @@ pub struct Parts {
     pub store: Opening,
     pub clock: Arc<dyn Clock>,
     pub config: Config,
+    pub random: Random,
     /// `host:pid`: who holds the leases.
     pub holder: String,
     /// Where the RPC listens; without one there is none.
@@ -70,11 +71,11 @@ pub fn start(parts: Parts) -> Result<Controller, StartError> {
 }
 
 async fn live(parts: Parts, life: Arc<Life>) -> Ending {
-    let Parts { nomad, store, clock, config, holder, listener } = parts;
+    let Parts { nomad, store, clock, config, random, holder, listener } = parts;
     let front = Front::new(life.clone(), holder.clone(), clock.now(), nomad.clone());
     let addr = listener.as_ref().and_then(|l| l.local_addr().ok());
     let server = listener.map(|l| Server::start(l, front.clone()));
-    let base = Base { nomad, clock, config: Arc::new(config), holder };
+    let base = Base { nomad, clock, config: Arc::new(config), random, holder };
     let begun = begin(base, store, &life, &front).await;
     match begun {
         Ok(Some(running)) => {
@@ -112,6 +113,7 @@ struct Base {
     nomad: Nomad,
     clock: Arc<dyn Clock>,
     config: Arc<Config>,
+    random: Random,
     holder: String,
 }
 
@@ -122,32 +124,46 @@ async fn begin(base: Base, store: Opening, life: &Life, front: &Front) -> Result
         () = life.stop.cancelled() => return Ok(None),
         store = store => store.map_err(StartError::Opening)?,
     };
-    let taken_up = tokio::select! {
+    let announced = tokio::select! {
         biased;
         () = life.stop.cancelled() => Ok(None),
-        taken_up = take_up(&base, &*store) => taken_up.map(Some),
+        announced = announce(&base, &*store) => announced.map(Some),
     };
-    match taken_up {
-        Ok(Some((records, stops))) => Ok(Some(assemble(base, store, records, stops, life, front))),
-        other => {
-            match tokio::time::timeout(WRITE_DOWN, store.close()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => tracing::error!(error = %chain(&e), "the database could not be closed"),
-                Err(_) => tracing::error!("the database does not answer; it is left to itself"),
+    let begun = match announced {
+        Ok(Some(())) => {
+            let clocks = Clocks::start(&base, &store);
+            // What was under way is taken up before anything is leased.
+            let taken = tokio::select! {
+                biased;
+                () = life.stop.cancelled() => Ok(None),
+                taken = clocks.watch.take() => taken.map(Some),
+            };
+            match taken {
+                Ok(Some(here)) => {
+                    if !here {
+                        let keeper = clocks.duty.seen().borrow().holder.holder.clone();
+                        tracing::info!(keeper, "standing by: another controller keeps the clocks");
+                    }
+                    return Ok(Some(assemble(base, store, clocks, life, front)));
+                }
+                other => {
+                    clocks.end().await;
+                    other.map(drop)
+                }
             }
-            other.map(|_| None)
         }
+        other => other.map(drop),
+    };
+    match tokio::time::timeout(WRITE_DOWN, store.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => tracing::error!(error = %chain(&e), "the database could not be closed"),
+        Err(_) => tracing::error!("the database does not answer; it is left to itself"),
     }
+    begun.map(|()| None).map_err(StartError::Store)
 }
 
-/// Clocks and live stops, read before anything is leased.
-async fn take_up(base: &Base, store: &dyn Store) -> Result<(Vec<ClockRecord>, Vec<Operation>), StartError> {
-    let records = store.clocks().await?;
-    let mut live = store.live(Kind::Stop).await?;
-    live.extend(store.live(Kind::DrainNode).await?);
-    let detail = json!({
-        "version": env!("CARGO_PKG_VERSION"), "clocks": records.len(), "operations": live.len(), "nomad": base.nomad.address(),
-    });
+/// Writes down that it is here; a database that cannot be written is none.
+async fn announce(base: &Base, store: &dyn Store) -> Result<(), StoreError> {
     let row = AuditEntry {
         at: base.clock.now(),
         operation: None,
@@ -155,43 +171,72 @@ async fn take_up(base: &Base, store: &dyn Store) -> Result<(Vec<ClockRecord>, Ve
         action: Action::ControllerStarted,
         alloc: None,
         task: None,
-        detail,
+        detail: json!({ "version": env!("CARGO_PKG_VERSION"), "nomad": base.nomad.address() }),
     };
-    store.append_audit(vec![row]).await?;
-    tracing::info!(clocks = records.len(), operations = live.len(), holder = base.holder, "taking up what was under way");
-    Ok((records, live))
+    store.append_audit(vec![row]).await
 }
 
-fn assemble(
-    base: Base,
-    store: Arc<dyn Store>,
-    records: Vec<ClockRecord>,
-    stops: Vec<Operation>,
-    life: &Life,
-    front: &Front,
-) -> Running {
-    let Base { nomad, clock, config, holder } = base;
-    let pulse = Arc::new(Pulse::new());
-    let (nudges_tx, nudges) = mpsc::channel(65_536);
-    let (changed, _) = broadcast::channel(4096);
+/// The keeper, and who looks after its duty.
+struct Clocks {
+    duty: Duty,
+    watch: Arc<Watch>,
+    keeper: Keeper,
+    task: JoinHandle<()>,
+    keeping: CancellationToken,
+    nudges: mpsc::Receiver<OpId>,
+    pulse: Arc<Pulse>,
+}
+
+impl Clocks {
+    fn start(base: &Base, store: &Arc<dyn Store>) -> Self {
+        let (nudges_tx, nudges) = mpsc::channel(65_536);
+        let duty = Duty::new(store.clone(), base.clock.clone());
+        let pulse = Arc::new(Pulse::new());
+        let parts = keeper::Parts {
+            nomad: base.nomad.clone(),
+            store: store.clone(),
+            clock: base.clock.clone(),
+            config: base.config.clone(),
+            actor: base.holder.clone(),
+            nudges: nudges_tx,
+            pulse: pulse.clone(),
+            duty: duty.clone(),
+        };
+        let keeping = CancellationToken::new();
+        let (keeper, task) = Keeper::start(parts, keeping.clone());
+        let watch = Arc::new(Watch {
+            duty: duty.clone(),
+            keeper: keeper.clone(),
+            holder: base.holder.clone(),
+            lease: base.config.keeper_lease,
+            resync: Arc::default(),
+        });
+        Self { duty, watch, keeper, task, keeping, nudges, pulse }
+    }
+
+    async fn end(self) {
+        self.keeping.cancel();
+        // It has nothing to tell.
+        let _ = self.task.await;
+        self.watch.give_up().await;
+    }
+}
+
+fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, front: &Front) -> Running {
+    let Base { nomad, clock, config, random, holder } = base;
+    let Clocks { duty, watch, keeper, task: keeper_task, keeping, nudges, pulse } = clocks;
     let (sight, sight_rx) = watch::channel(Sight::Starting);
-    let keeper_parts = keeper::Parts {
-        nomad: nomad.clone(),
-        store: store.clone(),
-        clock: clock.clone(),
-        config: config.clone(),
-        actor: holder.clone(),
-        nudges: nudges_tx.clone(),
-        pulse: pulse.clone(),
-    };
-    let keeping = CancellationToken::new();
-    let (keeper, keeper_task) = Keeper::start(keeper_parts, records, stops, keeping.clone());
+    let looking_after = tokio::spawn({
+        let (watch, keeping) = (watch.clone(), keeping.clone());
+        async move { watch.run(keeping).await }
+    });
     let observing = CancellationToken::new();
     let observer = Observer {
         nomad: nomad.clone(),
         keeper: keeper.clone(),
         clock: clock.clone(),
         resync_interval: config.resync_interval,
+        resync: watch.resync.clone(),
         sight,
         pulse: pulse.clone(),
     };
@@ -199,6 +244,7 @@ fn assemble(
         nomad: nomad.clone(),
         store: store.clone(),
         keeper: keeper.clone(),
+        duty: duty.clone(),
         clock: clock.clone(),
         interval: config.resync_interval,
         actor: holder.clone(),
@@ -213,13 +259,14 @@ fn assemble(
         config: config.clone(),
         actor: holder.clone(),
         told_to_stop: abort.clone(),
+        random,
     };
     let steps = TaskTracker::new();
     let dispatcher = Dispatcher {
         store: store.clone(),
         tools,
+        duty: duty.clone(),
         nudges,
-        changed: changed.clone(),
         ends: Ends { stop: life.stop.clone(), abort: abort.clone(), hurry: life.hurry.clone(), cut: cut.clone() },
         steps: steps.clone(),
         pulse: pulse.clone(),
@@ -230,8 +277,7 @@ fn assemble(
         clock: clock.clone(),
         config: config.clone(),
         keeper: keeper.clone(),
-        nudges: nudges_tx,
-        changed,
+        duty,
         nodes: Nodes::new(nomad, clock.clone()),
         sight: sight_rx,
         stop: life.stop.clone(),
@@ -248,11 +294,18 @@ fn assemble(
         deployments: tokio::spawn(deployments.run(life.stop.clone())),
         keeper: keeper_task,
         keeping,
+        watch,
+        looking_after,
         store,
         clock,
         holder,
         shutdown_timeout: config.shutdown_timeout,
     }
+}
+
+/// The system's random numbers.
+pub fn random() -> Random {
+    Arc::new(fastrand::f64)
 }
 
 /// This machine's name, for `host:pid`.

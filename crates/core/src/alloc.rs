@@ -130,6 +130,8 @@ pub struct Allocation {
     pub no_shutdown_delay: bool,
     pub create_index: u64,
     pub modify_index: u64,
+    /// When Nomad's servers last wrote it, by their clock.
+    pub modified_at: Option<Timestamp>,
     pub tasks: BTreeMap<TaskName, Task>,
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::drain::{DrainOptions, MaxParallel, Selection, Strategy};
-use crate::operation::{By, Kind, Operation, Outcome, State, Target};
+use crate::operation::{By, Kind, Lease, Operation, Outcome, State, Target};
 use crate::spec::JobType;
 use crate::submit::Change;
 use crate::{AllocId, Datacenter, JobId, JobKey, Namespace, NodeId, OpId, Timestamp, duration};
@@ -176,6 +176,76 @@ impl Gets {
     }
 }
 
+/// `POST /v1/operations/{id}/extend`: one of the two.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtendRequest {
+    /// So much later than its deadline, or than now when that has passed.
+    #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    pub by: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// The body of every other intervention: `cancel`, `kill-now`, `release`, `retry`, `pause`, `resume`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InterveneRequest {
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// `POST /v1/kinds/{kind}/pause`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PauseKindRequest {
+    /// Needed for `kill`: while it is paused nobody is killed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub yes_really: bool,
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// `GET /v1/kinds`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindView {
+    pub kind: Kind,
+    /// Who paused it.
+    pub pause: Option<By>,
+    /// `kill` only: which controller keeps the clocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duty: Option<Lease>,
+}
+
+/// `GET /v1/queue`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueView {
+    /// Operations that have not finished; by kind, then state.
+    pub counts: Vec<QueueCountView>,
+    /// Those that a controller works on; the lease that runs out first comes first.
+    pub running: Vec<HeldView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueCountView {
+    pub kind: Kind,
+    pub state: State,
+    pub count: u64,
+    pub oldest_requested_at: Timestamp,
+    /// When the first of them is due.
+    pub oldest_run_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldView {
+    pub id: OpId,
+    pub kind: Kind,
+    #[serde(flatten)]
+    pub lease: Lease,
+}
+
 /// What a submit would change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlanView {
@@ -268,6 +338,10 @@ pub struct StatusView {
     pub nomad: String,
     pub clocks_armed: usize,
     pub operations_live: u64,
+    /// `host:pid` of the controller that keeps the clocks and sends SIGKILL; clocks are counted there.
+    pub keeper: Option<String>,
+    /// Kinds that are paused. With `kill` among them nobody is killed.
+    pub paused: Vec<KindView>,
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub enum Action {
     DrainAsked,
     /// A deployment was failed because its author's progress deadline passed.
     DeploymentFailed,
+    /// The gc removed a dead job.
+    JobPurged,
     Succeeded,
     Failed,
     Cancelled,
@@ -74,6 +76,7 @@ impl Action {
             Action::SigkillFailed => "sigkill_failed",
             Action::ClockEnded => "clock_ended",
             Action::DeploymentFailed => "deployment_failed",
+            Action::JobPurged => "job_purged",
             Action::Succeeded => "succeeded",
             Action::Failed => "failed",
             Action::Cancelled => "cancelled",

@@ -34,6 +34,17 @@ impl Cause {
     pub fn may_pass(self) -> bool {
         matches!(self, Cause::Restart | Cause::SiblingEnded)
     }
+
+    /// The name it is stored and shown by: the serde name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Stopped => "stopped",
+            Cause::Killing => "killing",
+            Cause::Restart => "restart",
+            Cause::SiblingEnded => "sibling_ended",
+            Cause::Poststop => "poststop",
+        }
+    }
 }
 
 /// On what a clock's start rests.
@@ -185,6 +196,10 @@ impl KillOrder {
     }
     pub fn task(&self) -> &TaskName {
         &self.key.task
+    }
+    /// Which start of the task it is about.
+    pub fn incarnation(&self) -> Timestamp {
+        self.key.incarnation
     }
 }
 

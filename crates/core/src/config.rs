@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Graces;
 use crate::duration::{text, text_opt};
+use crate::gc;
 use crate::kinds::{Limits, Overrides};
 use crate::operation::Kind;
 
@@ -44,6 +45,9 @@ pub struct Config {
     /// A worker that has not renewed its lease for this long has lost it.
     #[serde(with = "text")]
     pub lease_timeout: Duration,
+    /// A controller that has not renewed the keeper's duty for this long sends no SIGKILL, and another one takes it over.
+    #[serde(with = "text")]
+    pub keeper_lease: Duration,
     /// How long finished operations are kept.
     #[serde(with = "text")]
     pub retention_operations: Duration,
@@ -68,6 +72,24 @@ pub struct Config {
     pub signalless_drivers: Vec<String>,
     /// `[datacenters.NAME]`: what differs for the nodes of one datacenter. In the file only.
     pub datacenters: BTreeMap<String, InDatacenter>,
+    /// How often the controller runs a gc; zero means never.
+    #[serde(with = "text")]
+    pub gc_interval: Duration,
+    /// What a gc adds to a clock that no database explains, and how long an orphan must have been seen.
+    #[serde(with = "text")]
+    pub gc_grace: Duration,
+    /// How long a dead job is kept before a gc purges it.
+    #[serde(with = "text")]
+    pub gc_retention: Duration,
+    /// How long a job may wait for a place before a gc says so.
+    #[serde(with = "text")]
+    pub gc_never_placed: Duration,
+    /// More candidates of a verdict than this in one pass: a gc acts on none of them.
+    pub gc_cap: usize,
+    /// What a gc does about each verdict, as in `orphan=act`, over its defaults.
+    pub gc_verdicts: Vec<String>,
+    /// The namespaces that a gc looks at; empty means all.
+    pub gc_namespaces: Vec<String>,
     /// `[kinds.NAME]`: what differs for the operations of one kind. In the file only.
     pub kinds: BTreeMap<Kind, Overrides>,
 }
@@ -89,6 +111,7 @@ impl Default for Config {
             resync_interval: secs(10),
             read_lead: Duration::from_millis(25),
             lease_timeout: secs(300),
+            keeper_lease: secs(10),
             retention_operations: secs(30 * 24 * 3600),
             retention_audit: secs(90 * 24 * 3600),
             shutdown_timeout: secs(25),
@@ -99,6 +122,13 @@ impl Default for Config {
             spec_cache: 20_000,
             signalless_drivers: vec!["qemu".into()],
             datacenters: BTreeMap::new(),
+            gc_interval: secs(900),
+            gc_grace: secs(900),
+            gc_retention: secs(7 * 24 * 3600),
+            gc_never_placed: secs(24 * 3600),
+            gc_cap: 100,
+            gc_verdicts: vec![],
+            gc_namespaces: vec![],
             kinds: BTreeMap::new(),
         }
     }
@@ -158,6 +188,26 @@ impl Config {
         self.datacenters.get(datacenter).and_then(|d| d.drain_timeout).unwrap_or(self.drain_timeout)
     }
 
+    /// How a gc judges.
+    pub fn gc(&self) -> Result<gc::Settings, BadConfig> {
+        let mut modes = gc::Modes::default();
+        for text in self.gc_verdicts.iter().filter(|t| !t.trim().is_empty()) {
+            modes.set(text).map_err(|e| BadConfig(format!("gc_verdicts: {e}")))?;
+        }
+        Ok(gc::Settings {
+            modes,
+            cap: Some(self.gc_cap),
+            grace: self.gc_grace,
+            retention: self.gc_retention,
+            never_placed: self.gc_never_placed,
+            retention_operations: self.retention_operations,
+            retention_audit: self.retention_audit,
+            graces: self.graces(),
+            // An empty variable is a list of one empty name.
+            namespaces: self.gc_namespaces.iter().filter(|n| !n.is_empty()).map(|n| n.as_str().into()).collect(),
+        })
+    }
+
     /// What must hold between the values, whichever file, variable or flag they came from.
     pub fn check(&self) -> Result<(), BadConfig> {
         let bad = |s: String| Err(BadConfig(s));
@@ -195,6 +245,8 @@ impl Config {
             ("nomad_timeout", self.nomad_timeout),
             ("retention_operations", self.retention_operations),
             ("retention_audit", self.retention_audit),
+            ("gc_retention", self.gc_retention),
+            ("gc_never_placed", self.gc_never_placed),
         ] {
             if value.is_zero() {
                 return bad(format!("{name} must be longer than zero"));
@@ -207,6 +259,12 @@ impl Config {
                 show(self.nomad_timeout)
             ));
         }
+        if self.keeper_lease < secs(1) {
+            return bad(format!(
+                "keeper_lease ({}) must be at least 1s: it is renewed five times in its time",
+                show(self.keeper_lease)
+            ));
+        }
         for kind in self.kinds.keys() {
             self.check_kind(*kind)?;
         }
@@ -216,13 +274,17 @@ impl Config {
                 show(self.read_lead)
             ));
         }
-        for (name, value) in
-            [("workers", self.workers), ("nomad_connections", self.nomad_connections), ("spec_cache", self.spec_cache)]
-        {
+        for (name, value) in [
+            ("workers", self.workers),
+            ("nomad_connections", self.nomad_connections),
+            ("spec_cache", self.spec_cache),
+            ("gc_cap", self.gc_cap),
+        ] {
             if value == 0 {
                 return bad(format!("{name} must be at least 1"));
             }
         }
+        self.gc()?;
         if self.max_body_bytes < 1 << 20 {
             return bad("max_body_bytes must be at least 1048576 (1 MiB)".into());
         }

@@ -126,6 +126,12 @@ impl OpId {
     pub fn uuid(&self) -> uuid::Uuid {
         self.0
     }
+    /// When it was made, for an id that tells (version 7).
+    pub fn at(&self) -> Option<crate::Timestamp> {
+        let (secs, nanos) = self.0.get_timestamp()?.to_unix();
+        let micros = i64::try_from(secs).ok()?.checked_mul(1_000_000)?.checked_add(i64::from(nanos / 1000))?;
+        (self.0.get_version_num() == 7).then(|| crate::Timestamp::from_micros(micros))
+    }
 }
 impl From<uuid::Uuid> for OpId {
     fn from(u: uuid::Uuid) -> Self {

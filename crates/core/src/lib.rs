@@ -11,6 +11,8 @@ pub mod deployment;
 pub mod doctor;
 pub mod drain;
 pub mod duration;
+pub mod error;
+pub mod gc;
 mod ids;
 pub mod kinds;
 pub mod operation;

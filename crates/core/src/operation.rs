@@ -57,8 +57,8 @@ impl Kind {
     pub fn joins(self) -> bool {
         matches!(self, Kind::Stop)
     }
-    /// Whether its reports rest on what the keeper of the clocks remembers.
-    pub fn needs_the_keeper(self) -> bool {
+    /// Whether its steps report what the kill clocks did: they run where those are kept.
+    pub fn reports_clocks(self) -> bool {
         matches!(self, Kind::Stop | Kind::DrainNode)
     }
     pub fn parse(s: &str) -> Option<Kind> {

@@ -121,7 +121,7 @@ impl Cluster {
     }
 
     /// One call of the same API without sockets. A request's path and query count, not its host.
-    pub fn call(&self, request: Request<Bytes>) -> impl Future<Output = Response<Body>> + Send + 'static {
+    pub fn call(&self, request: Request<Bytes>) -> impl Future<Output = Response<Body>> + Send + use<> {
         http::handle(State(self.core.clone()), request.map(Body::from))
     }
 

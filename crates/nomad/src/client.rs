@@ -170,16 +170,26 @@ impl Nomad {
     /// One call, from the wait for a permit to the last byte, within its deadline.
     pub(crate) async fn send(&self, call: Call) -> Result<Answer, Error> {
         let asked = self.asked(&call);
+        // What nobody holds back is sent.
+        self.send_if(call, &|| true).await?.ok_or_else(|| Error::Unaskable { asked, why: "it was held back".into() })
+    }
+
+    /// The same, unless `may` says no when its turn has come: then nothing is sent, and there is no answer.
+    pub(crate) async fn send_if(&self, call: Call, may: &(dyn Fn() -> bool + Sync)) -> Result<Option<Answer>, Error> {
+        let asked = self.asked(&call);
         let after = call.timeout.unwrap_or(self.0.config.timeout);
         let deadline = tokio::time::Instant::now() + after;
         let timeout = |sent| Error::Timeout { asked: asked.clone(), after, sent };
         let Ok(permit) = tokio::time::timeout_at(deadline, self.0.permits.acquire()).await else { return Err(timeout(false)) };
+        if !may() {
+            return Ok(None);
+        }
         let answer = tokio::time::timeout_at(deadline, self.exchange(&asked, call)).await.unwrap_or_else(|_| Err(timeout(true)));
         drop(permit);
         if let Err(e) = &answer {
             tracing::debug!(%asked, error = %e, "Nomad call failed");
         }
-        answer
+        answer.map(Some)
     }
 
     async fn exchange(&self, asked: &Asked, call: Call) -> Result<Answer, Error> {

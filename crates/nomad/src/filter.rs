@@ -53,6 +53,30 @@ impl Filter {
     }
 }
 
+/// A filter for the list of jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobFilter(String);
+
+impl JobFilter {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Jobs submitted through Curfew.
+    pub fn managed() -> Self {
+        Self(r#"Meta.curfew_managed == "true""#.into())
+    }
+
+    /// Those of them that can be left over whatever the operations are: dead, waiting, or somebody's child.
+    pub fn managed_and_odd() -> Self {
+        Self(r#"Meta.curfew_managed == "true" and (Status != "running" or ParentID != "")"#.into())
+    }
+
+    pub(crate) fn one(key: &JobKey) -> Self {
+        Self(format!("ID == {}", quote(key.job.as_str())))
+    }
+}
+
 fn one_of(escaped: &[String]) -> String {
     format!("^({})$", escaped.join("|"))
 }

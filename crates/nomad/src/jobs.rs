@@ -1,5 +1,6 @@
 //! Jobs: parse, plan, register, read, delete. A job stays JSON on its way, so that no field is lost.
 
+use curfew_core::gc::PurgeOrder;
 use curfew_core::{Allocation, EvalId, JobKey, Namespace};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -133,7 +134,7 @@ impl Nomad {
         Ok(v.versions)
     }
 
-    /// Stops a job; it is never purged. Safe to repeat (design fact 10).
+    /// Stops a job; it is not purged. Safe to repeat (design fact 10).
     pub async fn delete_job(&self, key: &JobKey, no_shutdown_delay: bool) -> Result<Deregistration, Error> {
         let mut call = Call::new(Route::DeleteJob, &[key.job.as_str()]).namespace(&key.namespace);
         if no_shutdown_delay {
@@ -141,6 +142,13 @@ impl Nomad {
         }
         let a: JobAnswer = self.send(call).await?.json()?;
         Ok(Deregistration { eval: a.eval(), index: a.index, job_modify_index: a.job_modify_index })
+    }
+
+    /// The one call that purges a job. Nomad's call takes no condition: whoever makes it has read the job just before.
+    pub async fn purge_job(&self, order: &PurgeOrder) -> Result<(), Error> {
+        let key = order.key();
+        let call = Call::new(Route::DeleteJob, &[key.job.as_str()]).namespace(&key.namespace).query("purge", "true");
+        self.send(call).await?.json::<JobAnswer>().map(|_| ())
     }
 
     /// Every allocation Nomad knows of this job, also those of an earlier job with the same id. An unknown job has none.

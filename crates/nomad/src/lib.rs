@@ -6,7 +6,7 @@
 //! when a job is read and registered again, know neither signals nor the event stream's index, and so would pay no rent here.
 //!
 //! Nanoseconds exist only in this crate; what leaves it are [`curfew_core::Timestamp`] and [`std::time::Duration`].
-//! Nothing here can purge a job: there is no such parameter (design fact 6).
+//! One call purges a job, and takes a [`curfew_core::gc::PurgeOrder`] for it (design fact 6).
 
 mod agent;
 mod allocations;
@@ -17,6 +17,7 @@ mod error;
 mod evaluations;
 mod events;
 mod filter;
+mod job_list;
 mod jobs;
 mod nodes;
 mod rights;
@@ -33,7 +34,8 @@ pub use config::{ConfigError, NomadConfig};
 pub use error::{Asked, Error};
 pub use evaluations::{EvalState, EvalStatus};
 pub use events::{Event, EventFrame, EventStream, StreamEnd};
-pub use filter::Filter;
+pub use filter::{Filter, JobFilter};
+pub use job_list::JobPages;
 pub use jobs::{Deregistration, Registration, Validation};
 pub use nodes::{DrainDeadline, LastDrain, Node, NodeStatus, NodeStub};
 pub use rights::{May, Right};

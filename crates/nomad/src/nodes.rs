@@ -110,8 +110,8 @@ pub(crate) struct NodeWire {
     drain: bool,
     #[serde(default)]
     node_class: String,
-    last_drain: Option<LastDrainWire>,
     drivers: Option<BTreeMap<String, Option<DriverWire>>>,
+    last_drain: Option<LastDrainWire>,
     #[serde(rename = "HTTPAddr", default)]
     http_addr: String,
     #[serde(rename = "TLSEnabled", default)]

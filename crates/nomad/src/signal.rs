@@ -21,24 +21,28 @@ pub enum SignalOutcome {
     NotRunning(String),
     /// The driver takes no signals (design fact 19): it cannot be killed through the API at all.
     Unsupported(String),
+    /// Not sent: the caller's leave was gone when its turn had come.
+    Withheld,
 }
 
 impl Nomad {
     /// Sends SIGKILL to the one task that the order names. Safe to repeat. Whoever calls this has read the allocation just before.
-    pub async fn sigkill(&self, order: &KillOrder) -> Result<SignalOutcome, Error> {
-        self.signal(order.alloc(), order.task()).await
+    /// `may` is asked when its turn among the calls under way has come, right before it is sent.
+    pub async fn sigkill(&self, order: &KillOrder, may: impl Fn() -> bool + Sync) -> Result<SignalOutcome, Error> {
+        self.signal(order.alloc(), order.task(), &may).await
     }
 
     /// Always one task by name: without one Nomad signals every task, a running poststop task too (design fact 8).
-    async fn signal(&self, alloc: &AllocId, task: &TaskName) -> Result<SignalOutcome, Error> {
+    async fn signal(&self, alloc: &AllocId, task: &TaskName, may: &(dyn Fn() -> bool + Sync)) -> Result<SignalOutcome, Error> {
         let call = Call::new(Route::Signal, &[alloc.as_str()]);
         if task.as_str().is_empty() {
             let why = format!("the order to kill a task of allocation {alloc} names no task");
             return Err(Error::Unaskable { asked: self.asked(&call), why });
         }
         let body = json!({ "Signal": "SIGKILL", "Task": task.as_str() });
-        match self.send(call.json(&body).timeout(self.config().signal_timeout)).await {
-            Ok(_) => Ok(SignalOutcome::Sent),
+        match self.send_if(call.json(&body).timeout(self.config().signal_timeout), may).await {
+            Ok(Some(_)) => Ok(SignalOutcome::Sent),
+            Ok(None) => Ok(SignalOutcome::Withheld),
             Err(e) => outcome(e),
         }
     }
@@ -63,11 +67,13 @@ fn outcome(e: Error) -> Result<SignalOutcome, Error> {
     ];
     let Some(text) = e.body().map(str::to_owned) else { return Err(e) };
     let has = |texts: &[&str]| texts.iter().any(|t| text.contains(t));
+    let status = e.status();
     match e {
         Error::NotFound { .. } | Error::Refused { .. } | Error::Interrupted { status: Some(_), .. } => {
             if has(UNREACHABLE) || forwarding_broke(&text) {
                 Ok(SignalOutcome::Unreachable(text))
-            } else if text.contains("Unknown allocation") {
+            // With any other status Nomad hides what the token may not see: it may well live.
+            } else if status == Some(404) && text.contains("Unknown allocation") {
                 Ok(SignalOutcome::Gone(text))
             } else if has(NOT_RUNNING) {
                 Ok(SignalOutcome::NotRunning(text))

@@ -44,6 +44,8 @@ pub(crate) struct AllocationWire {
     create_index: u64,
     #[serde(default)]
     modify_index: u64,
+    #[serde(default)]
+    modify_time: i64,
     job: Option<Value>,
 }
 
@@ -150,6 +152,7 @@ pub(crate) fn allocation(wire: AllocationWire) -> Result<(Allocation, Option<Job
         no_shutdown_delay: transition.no_shutdown_delay.unwrap_or(false),
         create_index: wire.create_index,
         modify_index: wire.modify_index,
+        modified_at: moment(wire.modify_time),
         tasks,
     };
     Ok((allocation, job))
@@ -189,11 +192,20 @@ fn event(wire: EventWire) -> TaskEvent {
     let kill_timeout = (kind == EventKind::Killing).then(|| u64::try_from(wire.kill_timeout).ok()).flatten().filter(|ns| *ns > 0);
     TaskEvent {
         kind,
-        at: Timestamp::from_micros(wire.time.div_euclid(1000)),
+        at: micros(wire.time),
         exit_code: wire.exit_code,
         signal: wire.signal,
         kill_timeout: kill_timeout.map(Duration::from_nanos),
     }
+}
+
+fn micros(nanos: i64) -> Timestamp {
+    Timestamp::from_micros(nanos.div_euclid(1000))
+}
+
+/// Nanoseconds since the epoch; zero is "never".
+pub(crate) fn moment(nanos: i64) -> Option<Timestamp> {
+    (nanos > 0).then(|| micros(nanos))
 }
 
 /// RFC 3339; Go's zero time (`0001-01-01T00:00:00Z`) and the empty string are "never".

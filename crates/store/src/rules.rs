@@ -48,6 +48,8 @@ pub(crate) fn take_in(op: &mut Operation, new: NewOperation) -> AuditEntry {
         theirs.into_iter().for_each(|d| operation::join(demands, d));
     }
     op.deadline = earlier(op.deadline, new.deadline);
+    // Whoever asks now wants it done, whatever somebody wished before.
+    op.cancel = None;
     op.run_at = op.run_at.min(new.at);
     add_missing(&mut op.warnings, new.warnings);
     op.revision += 1;

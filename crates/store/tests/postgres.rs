@@ -10,7 +10,7 @@ mod servers;
 mod keeps {
     use std::sync::Arc;
 
-    use curfew_core::operation::{Kind, State};
+    use curfew_core::operation::{Intervention, Kind, State};
     use curfew_store::{AuditFilter, Change, Created, OperationFilter, PostgresStore, Store};
     use futures::future::{join_all, try_join_all};
     use proptest::prelude::*;
@@ -103,6 +103,27 @@ mod keeps {
         });
         let done: usize = try_join_all(workers).await.unwrap().iter().sum();
         assert_eq!(done, 200, "each of them once");
+    }
+
+    /// On one thread both calls wait in the queue before the first group begins, so they share it.
+    #[tokio::test]
+    async fn an_end_and_a_beginning_on_one_target_share_a_group() {
+        let Some((_schema, [store, _])) = two("an_end_and_a_beginning_on_one_target_share_a_group").await else { return };
+        let first = store.create(stop("a", 0)).await.unwrap().operation().id;
+        for round in 1..=3 {
+            let op = lease_one(&store, "h:1", now()).await;
+            let (result, audit) = succeeded(&op, now());
+            let failed = curfew_store::StepResult { state: State::Failed, ..result };
+            let (ended, next) = tokio::join!(store.finish_step(&op, failed, audit, now()), store.create(stop("a", round)));
+            assert_eq!(ended.unwrap().state, State::Failed);
+            assert!(matches!(next.unwrap(), Created::New(_)), "round {round}");
+        }
+        let op = lease_one(&store, "h:1", now()).await;
+        let (result, audit) = succeeded(&op, now());
+        let again = Intervention::Retry;
+        let (ended, again) =
+            tokio::join!(store.finish_step(&op, result, audit, now()), store.intervene(first, again, by("ops", 9)));
+        assert_eq!((ended.unwrap().state, again.unwrap().state), (State::Succeeded, State::Queued));
     }
 
     #[tokio::test]

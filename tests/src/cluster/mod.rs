@@ -181,14 +181,6 @@ pub struct Leaderless {
     _inner: Inner,
 }
 
-/// A real server with ACLs on and nothing bootstrapped: every anonymous call is refused.
-pub async fn locked_server(nodes: usize) -> Locked {
-    let shape = Shape { nodes, acl: true, ..Shape::default() };
-    let (real, api) = real::Real::start(&shape, None).await;
-    leader(&api).await;
-    Locked { _real: real, addr: api.addr }
-}
-
 async fn leader(api: &Api) {
     wait::eventually(Duration::from_secs(60), "a leader", async || {
         api.try_get("/v1/status/leader").await.and_then(|l| if l == "" { Err("none".into()) } else { Ok(()) })
@@ -201,9 +193,4 @@ async fn bootstrap(api: Api) -> Api {
     leader(&api).await;
     let token = api.put("/v1/acl/bootstrap", &Value::Null).await["SecretID"].as_str().map(str::to_owned);
     Api::with(api.addr.clone(), Access { token, ..api.access })
-}
-
-pub struct Locked {
-    _real: real::Real,
-    pub addr: String,
 }

@@ -33,6 +33,7 @@ const COVERED: &[(&str, &str)] = &[
     ("PUT /v1/node/:node/eligibility", "words::what_asks_for_a_right_changes_nothing"),
     ("GET /v1/client/stats", "nodes::its_clock_is_asked_for_as_a_signal_is_sent"),
     ("GET /v1/agent/members", "words::leader_and_agent"),
+    ("PUT /v1/node/:node/drain", "drains::cancelled_it_gives_the_node_back"),
     ("GET /v1/agent/self", "words::leader_and_agent"),
     ("GET /v1/status/leader", "words::leader_and_agent"),
     ("GET /v1/event/stream", "streams::the_buffer_comes_first"),

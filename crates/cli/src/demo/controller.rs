@@ -40,6 +40,16 @@ impl Controller {
         self.child.kill().await.context("the controller could not be killed")
     }
 
+    /// Killed, and its database removed.
+    pub async fn lose(&mut self) -> anyhow::Result<()> {
+        self.kill_9().await?;
+        for suffix in ["", "-wal", "-shm", "-lock"] {
+            // Not each of them is there.
+            let _ = std::fs::remove_file(self.dir.join(format!("curfew.db{suffix}")));
+        }
+        Ok(())
+    }
+
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         self.child = spawn(&self.nomad_addr, &self.dir, &self.listen)?;
         self.until_ready().await

@@ -3,14 +3,18 @@
 mod controller;
 mod promises;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use curfew_client::{Client, DrainRequest, OperationView, Selection, SpecText, StopRequest, SubmitRequest, UndrainRequest};
 use curfew_controller::SystemClock;
+use curfew_core::config::Config;
+use curfew_core::gc::Verdict;
 use curfew_core::operation::State;
 use curfew_core::{Clock, JobKey, Timestamp};
 use curfew_devcluster::NodeConfig;
+use curfew_gc::{Gc, Known, Memory, Outcome, Parts, Report};
 use curfew_nomad::{Nomad, NomadConfig};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -131,6 +135,11 @@ impl Demo {
         self.promises.killed("The clock survives kill -9 of the controller", &survived);
         self.promises.same_clock(clock, &survived);
         self.a_datacenter_drained().await?;
+
+        line(
+            "\n5. The controller is lost for good, and its database with it. A job is stopped behind its back; the gc reaps it.\n",
+        );
+        self.lost_for_good(controller).await?;
         for name in ["graceful", "impolite"] {
             let left = self.alive(name).await?;
             self.promises.nothing_left(&id(name), left);
@@ -204,6 +213,72 @@ impl Demo {
             }
             op = self.client.wait(op.id, Duration::from_millis(500)).await?;
         }
+    }
+
+    /// What nobody keeps a clock for any more lives until a gc comes by. Healthy work beside it is left alone.
+    async fn lost_for_good(&mut self, controller: &mut Controller) -> anyhow::Result<()> {
+        self.submit("graceful", GRACEFUL).await?;
+        self.submit("impolite", &IMPOLITE.replacen("kill_timeout = \"10s\"", "kill_timeout = \"3s\"", 1)).await?;
+        self.until_running("graceful").await?;
+        self.until_running("impolite").await?;
+        let healthy = self.incarnations("graceful").await?;
+        self.say(&format!("kill -9 of the controller ({}), and its database is removed", controller.pid()));
+        controller.lose().await?;
+        let report = self.reaped().await;
+        let (still, left) = (self.incarnations("graceful").await, self.alive("impolite").await);
+        // Whatever came of it, the clean-up wants a controller.
+        controller.start_again().await?;
+        let (report, still, left) = (report?, still?, left?);
+        let done: Vec<_> = report.candidates.iter().filter(|c| c.outcome == Outcome::Done).collect();
+        for c in &done {
+            self.say(&format!("gc: {} {}: {}", id("impolite"), c.why, c.said));
+        }
+        self.promises.reaped(done.len(), left, !healthy.is_empty() && healthy == still);
+        self.say(&format!("a new controller with an empty database ({})", controller.pid()));
+        let op = self.stop("graceful").await?;
+        let op = self.follow(&mut Timeline::since(self.zero), op, |op| op.state.is_finished()).await?;
+        line(&format!("           {}", summary(&op)));
+        Ok(())
+    }
+
+    /// Stops the job past every controller, and runs a gc with nobody to ask, for the demo's own job: on somebody's cluster the leftovers of others are not the demo's.
+    async fn reaped(&self) -> anyhow::Result<Report> {
+        let mut settings = Config::default().gc()?;
+        settings.grace = Duration::from_secs(1);
+        for verdict in Verdict::ALL.into_iter().filter(|v| *v != Verdict::PastClock) {
+            settings.modes.set(&format!("{}=off", verdict.as_str()))?;
+        }
+        let parts = Parts {
+            nomad: self.nomad.clone(),
+            known: Known::Nothing,
+            clock: Arc::new(SystemClock),
+            settings,
+            who: "curfew demo".into(),
+            memory: Memory::none(),
+        };
+        let gc = Gc::new(parts);
+        self.nomad.delete_job(&key("impolite"), false).await?;
+        self.say(&format!("{}: told to end by somebody else; it ignores SIGTERM, and Nomad would wait for 24h", id("impolite")));
+        let mine = key("impolite").job;
+        let give_up = Instant::now() + PLACED_IN;
+        let mut said = false;
+        loop {
+            let found = gc.look().await.only(|c| c.subject.job.as_ref() == Some(&mine));
+            if !found.candidates().is_empty() || Instant::now() > give_up {
+                return Ok(gc.act(found).await);
+            }
+            if !std::mem::replace(&mut said, true) {
+                self.say("gc: nothing is past its clock and the grace (1s here, 15m as a rule)");
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// Which starts of its tasks live.
+    async fn incarnations(&self, name: &str) -> anyhow::Result<Vec<Timestamp>> {
+        let (allocs, _) = self.nomad.job_allocations(&key(name)).await?;
+        let live = allocs.iter().flat_map(|a| a.tasks.values()).filter(|t| t.lives());
+        Ok(live.filter_map(curfew_core::Task::incarnation).collect())
     }
 
     fn say(&self, text: &str) {

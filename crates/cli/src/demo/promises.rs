@@ -83,6 +83,13 @@ impl Promises {
         self.note(&format!("Nothing of {datacenter} lives at the drain's deadline"), what, done(op) && alive == 0 && in_time);
     }
 
+    pub fn reaped(&mut self, done: usize, left: usize, healthy: bool) {
+        let beside =
+            if healthy { "the healthy job beside it is the same process" } else { "the healthy job beside it was touched" };
+        let what = format!("{done} task ended by the gc, {left} alive; {beside}");
+        self.note("The gc reaps what a lost controller left, and nothing else", what, done == 1 && left == 0 && healthy);
+    }
+
     pub fn nothing_left(&mut self, job: &str, alive: usize) {
         self.note(&format!("Nothing of {job} lives at the end"), format!("{alive} tasks alive"), alive == 0);
     }

@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use curfew_core::audit::{Action, AuditEntry};
 use curfew_core::clock::{Basis, Cause, ClockKey, ClockRecord, Context, Derived, Graces, KillClock, derive, is_over};
-use curfew_core::operation::{AllocOutcome, Demand, Operation, Request};
+use curfew_core::operation::{By, Demand};
 use curfew_core::spec::JobSpec;
-use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeId, OpId, TaskName, Timestamp, outcome};
+use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeId, OpId, TaskName, Timestamp};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::drains::{Drains, Known};
 use super::specs::Specs;
-
-/// Evaluations of anybody's that may be complete between a DELETE and its answer.
-const EARLY_EVALS: usize = 512;
+use super::stops::Stop;
 
 /// What is to be done, by those who can.
 #[derive(Debug)]
@@ -35,12 +34,28 @@ pub enum Effect {
     Kill {
         alloc: AllocId,
         node: NodeId,
-        clocks: Vec<KillClock>,
+        clocks: Vec<Shot>,
     },
     /// Read this node and hand it to [`Book::node_read`].
     ReadNode(NodeId),
     /// Something changed that this operation waits for.
     Nudge(OpId),
+}
+
+/// A SIGKILL to be sent at its clock's instant, unless it is called off before: somebody moved the clock.
+#[derive(Debug)]
+pub struct Shot {
+    pub clock: KillClock,
+    pub off: CancellationToken,
+}
+
+/// What the keeper may do now.
+#[derive(Clone, Debug, Default)]
+pub struct Leave {
+    /// SIGKILL may be sent, under this epoch of the duty.
+    pub epoch: Option<u64>,
+    /// Who paused `kill`.
+    pub paused: Option<Arc<By>>,
 }
 
 /// What Nomad answered to a SIGKILL.
@@ -57,30 +72,10 @@ pub enum Answer {
     Unsupported(String),
     /// Not sent: its turn came so late that the read before it says nothing any more. Read again soon.
     Stale,
+    /// Not sent: the clock was moved, or the leave to kill was gone at the last moment.
+    Withheld(String),
     /// Anything else, to be tried again.
     Failed(String),
-}
-
-/// A live stop operation.
-struct Stop {
-    op: OpId,
-    demands: Vec<Demand>,
-    /// See `Context::late`.
-    late: Duration,
-    delete_index: Option<u64>,
-    eval: Option<EvalId>,
-    /// Nomad has told every allocation: the evaluation of the DELETE is complete.
-    eval_done: bool,
-    /// Events may have been lost since it was opened.
-    gap: bool,
-    ready: bool,
-}
-
-impl Stop {
-    /// Whether an allocation placed by this specification is this stop's: registered before the DELETE.
-    fn covers(&self, spec: &JobSpec) -> bool {
-        self.delete_index.is_none_or(|i| spec.job_modify_index < i)
-    }
 }
 
 #[derive(Default)]
@@ -95,43 +90,32 @@ pub(super) struct Tracked {
     wake: Option<Timestamp>,
     next_try: Option<Timestamp>,
     unsupported: HashSet<ClockKey>,
+    /// Signals given out and not answered: their clocks' instants, and how to call them off.
+    shots: Vec<(ClockKey, Timestamp, CancellationToken)>,
     /// None of its clocks may pass: its read can be made with others', some time ahead.
     shared: bool,
-    seen: Timestamp,
+    pub(super) seen: Timestamp,
 }
 
 pub struct Book {
     pub(super) graces: Graces,
     read_lead: Duration,
-    kill_timeout: Duration,
+    pub(super) kill_timeout: Duration,
     actor: String,
     pub specs: Specs,
     pub(super) allocs: HashMap<AllocId, Tracked>,
-    by_job: HashMap<JobKey, HashSet<AllocId>>,
+    pub(super) by_job: HashMap<JobKey, HashSet<AllocId>>,
     pub(super) by_node: HashMap<NodeId, HashSet<AllocId>>,
     pub(super) drains: Drains,
-    stops: HashMap<JobKey, Stop>,
-    evals: HashMap<EvalId, JobKey>,
+    pub(super) stops: HashMap<JobKey, Stop>,
+    pub(super) evals: HashMap<EvalId, JobKey>,
     /// Evaluations that were complete before their DELETE's answer was handled; the newest of them.
-    early_evals: VecDeque<EvalId>,
+    pub(super) early_evals: VecDeque<EvalId>,
     wakes: BTreeSet<(Timestamp, AllocId)>,
+    pub(super) leave: Leave,
+    /// Due, while there is no leave to kill.
+    parked: HashSet<AllocId>,
     warned_nodes: HashSet<NodeId>,
-}
-
-/// What a waiting stop operation can say about itself.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct StopReport {
-    /// Nomad has told every allocation, as far as is known.
-    pub eval_done: bool,
-    /// Events may have been lost since the stop was opened.
-    pub gap: bool,
-    pub waiting_for: Option<String>,
-    /// The last clock's instant.
-    pub deadline: Option<Timestamp>,
-    pub allocations: Vec<AllocOutcome>,
-    /// Covered allocations that are not known to be over.
-    pub open: Vec<AllocId>,
-    pub warnings: Vec<String>,
 }
 
 impl Book {
@@ -150,7 +134,25 @@ impl Book {
             evals: HashMap::new(),
             early_evals: VecDeque::new(),
             wakes: BTreeSet::new(),
+            leave: Leave::default(),
+            parked: HashSet::new(),
             warned_nodes: HashSet::new(),
+        }
+    }
+
+    /// The same job specifications, and nothing else: what one controller knew when it took the duty over.
+    pub fn anew(&mut self, config: &curfew_core::config::Config) -> Self {
+        let specs = std::mem::replace(&mut self.specs, Specs::new(0));
+        Self { specs, ..Self::new(config, self.actor.clone()) }
+    }
+
+    /// Whether SIGKILL may be sent from here on. What came due without leave goes out, each after a fresh read.
+    pub fn set_leave(&mut self, leave: Leave, now: Timestamp) {
+        self.leave = leave;
+        if self.leave.epoch.is_some() {
+            for id in std::mem::take(&mut self.parked) {
+                self.set_wake(&id, Some(now));
+            }
         }
     }
 
@@ -267,13 +269,18 @@ impl Book {
             let id = wake.1;
             let near = |r: &ClockRecord| r.ended_at.is_none() && r.due <= self.reach(r.cause, now);
             let Some(t) = self.allocs.get(&id) else { continue };
-            let read = t.alloc.is_none() || t.spec.is_none() || t.records.iter().any(near);
+            let unknown = t.alloc.is_none() || t.spec.is_none();
+            let due = t.records.iter().any(near);
             let Some(t) = self.allocs.get_mut(&id) else { continue };
             t.wake = None;
             if t.busy {
                 continue;
             }
-            if read {
+            if due && !unknown && self.leave.epoch.is_none() {
+                self.parked.insert(id);
+                continue;
+            }
+            if unknown || due {
                 t.busy = true;
                 fx.push(Effect::Read { full: t.spec.is_none(), id });
             } else {
@@ -296,6 +303,7 @@ impl Book {
     pub fn answered(&mut self, id: &AllocId, answers: Vec<(ClockKey, Timestamp, Answer)>, now: Timestamp, fx: &mut Vec<Effect>) {
         let Some(t) = self.allocs.get_mut(id) else { return };
         t.busy = false;
+        t.shots.clear();
         let mut gone = None;
         for (key, sent_at, answer) in answers {
             let Some(r) = t.records.iter_mut().find(|r| r.key == key) else { continue };
@@ -303,6 +311,12 @@ impl Book {
                 Answer::Stale => {
                     // Paced: where Nomad or a client is slow, reading on and on would make it slower.
                     t.next_try = Some(now + Duration::from_millis(250));
+                    continue;
+                }
+                Answer::Withheld(why) => {
+                    t.next_try = None;
+                    let detail = json!({ "attempt": r.attempts, "error": format!("not sent: {why}") });
+                    fx.push(Effect::Audit(entry(&self.actor, now, r, Action::SigkillFailed, detail)));
                     continue;
                 }
                 Answer::Sent => {
@@ -384,165 +398,12 @@ impl Book {
         }
     }
 
-    /// An operation that the clocks must know of was accepted, changed, or found again after a restart.
-    pub fn opened(&mut self, op: &Operation, now: Timestamp, fx: &mut Vec<Effect>) {
-        self.stop_opened(op, now, fx);
-        self.drain_opened(op, now, fx);
-    }
-
-    /// A stop was accepted, joined, or found again after a restart.
-    pub fn stop_opened(&mut self, op: &Operation, now: Timestamp, fx: &mut Vec<Effect>) {
-        let Request::Stop { target, demands } = &op.request else { return };
-        let (key, demands) = (target.clone(), demands.clone());
-        match self.stops.get_mut(&key) {
-            Some(s) if s.op == op.id => (s.demands, s.late) = (demands, op.late()),
-            _ => {
-                let delete_index = op.progress.delete_index;
-                // Found again after a restart: whatever happened in between was not seen.
-                let gap = op.progress.demands_sent > 0;
-                let eval = op.progress.eval.clone();
-                if let Some(eval) = &eval {
-                    self.evals.insert(eval.clone(), key.clone());
-                }
-                let stop = Stop { op: op.id, demands, late: op.late(), delete_index, eval, eval_done: false, gap, ready: false };
-                self.stops.insert(key.clone(), stop);
-            }
-        }
-        self.settle_job(&key, now, fx);
-    }
-
-    /// Nomad took the DELETE.
-    pub fn stop_deleted(
-        &mut self,
-        op: OpId,
-        key: &JobKey,
-        index: u64,
-        eval: Option<EvalId>,
-        now: Timestamp,
-        fx: &mut Vec<Effect>,
-    ) {
-        let Some(s) = self.stops.get_mut(key).filter(|s| s.op == op) else { return };
-        if let Some(old) = s.eval.take() {
-            self.evals.remove(&old);
-        }
-        s.delete_index = Some(index);
-        s.ready = false;
-        s.eval_done = eval.as_ref().is_none_or(|e| self.early_evals.contains(e));
-        s.eval = eval.clone();
-        if let Some(eval) = eval.filter(|_| !s.eval_done) {
-            self.evals.insert(eval, key.clone());
-        }
-        self.settle_job(key, now, fx);
-    }
-
-    /// An evaluation is complete: if it was a stop's, every allocation has been told.
-    pub fn eval_done(&mut self, eval: &EvalId, fx: &mut Vec<Effect>) {
-        let Some(key) = self.evals.remove(eval) else {
-            // Nomad is often done before its answer to the DELETE has been handled here.
-            if self.early_evals.len() >= EARLY_EVALS {
-                self.early_evals.pop_front();
-            }
-            self.early_evals.push_back(eval.clone());
-            return;
-        };
-        if let Some(s) = self.stops.get_mut(&key).filter(|s| s.eval.as_ref() == Some(eval)) {
-            s.eval_done = true;
-        }
-        self.check_ready(&key, fx);
-    }
-
-    /// The operation is finished; what was kept for its report can go.
-    pub fn stop_closed(&mut self, op: OpId, key: &JobKey, now: Timestamp, fx: &mut Vec<Effect>) {
-        if self.stops.get(key).is_none_or(|s| s.op != op) {
-            return;
-        }
-        if let Some(eval) = self.stops.remove(key).and_then(|s| s.eval) {
-            self.evals.remove(&eval);
-        }
-        self.settle_job(key, now, fx);
-    }
-
-    pub fn stop_report(&self, op: OpId, key: &JobKey, now: Timestamp) -> Option<StopReport> {
-        let stop = self.stops.get(key).filter(|s| s.op == op)?;
-        let mut report = StopReport { eval_done: stop.eval_done, gap: stop.gap, ..StopReport::default() };
-        let (mut live, mut nodes) = (0usize, BTreeSet::new());
-        for id in self.by_job.get(key).into_iter().flatten() {
-            let Some(t) = self.allocs.get(id).filter(|t| self.covered(stop, t)) else { continue };
-            let Some(alloc) = &t.alloc else {
-                report.open.push(id.clone());
-                continue;
-            };
-            if !self.over(t, now) {
-                report.open.push(id.clone());
-            }
-            live += alloc.tasks.values().filter(|t| t.lives()).count();
-            let failing = t.records.iter().filter(|r| r.ended_at.is_none());
-            for r in failing {
-                report.deadline = report.deadline.max(Some(r.due));
-                if let Some(e) = &r.last_error {
-                    nodes.insert(format!("node {} ({e})", r.node_name));
-                }
-            }
-            if !t.unreachable.is_empty() {
-                nodes.insert(format!(
-                    "node {} to come back (allocation {} is {})",
-                    alloc.node_name,
-                    id.short(),
-                    alloc.client_status.as_str()
-                ));
-            }
-            // What an earlier cause had ended is not this stop's doing.
-            let records: Vec<_> = t.records.iter().filter(|r| r.operation == Some(stop.op)).cloned().collect();
-            report.allocations.push(outcome::of_allocation(
-                alloc,
-                t.spec.as_deref(),
-                &stop.demands,
-                None,
-                &records,
-                &self.graces,
-            ));
-            if let Some((cut, node)) = self.cut_kill_timeout(alloc) {
-                report.warnings.push(format!(
-                    "node {node} cut kill_timeout to {}: its max_kill_timeout is lower than {}, so Nomad itself sends SIGKILL then",
-                    curfew_core::duration::format(cut),
-                    curfew_core::duration::format(self.kill_timeout)
-                ));
-            }
-        }
-        report.allocations.sort_by(|a, b| a.id.cmp(&b.id));
-        report.warnings.sort();
-        report.warnings.dedup();
-        let tasks = |n: usize| if n == 1 { "1 task".to_owned() } else { format!("{n} tasks") };
-        report.waiting_for = if !nodes.is_empty() {
-            let nodes: Vec<_> = nodes.into_iter().take(5).collect();
-            Some(format!("{}; {} may live there", nodes.join(", "), tasks(live)))
-        } else if live > 0 {
-            let left = report.deadline.map_or(String::new(), |d| format!(", SIGKILL at {d}"));
-            Some(format!("{} to end{left}", tasks(live)))
-        } else if !report.open.is_empty() {
-            Some("Nomad to report the end of its allocations".into())
-        } else if !stop.eval_done {
-            Some("Nomad to tell the job's allocations".into())
-        } else {
-            None
-        };
-        Some(report)
-    }
-
-    fn covered(&self, stop: &Stop, t: &Tracked) -> bool {
-        match (&t.spec, &t.alloc) {
-            (Some(spec), _) => stop.covers(spec),
-            (None, Some(alloc)) => stop.delete_index.is_none_or(|i| alloc.create_index < i),
-            (None, None) => t.records.iter().any(|r| r.operation == Some(stop.op)),
-        }
-    }
-
     pub(super) fn over(&self, t: &Tracked, now: Timestamp) -> bool {
         let Some(alloc) = &t.alloc else { return false };
         is_over(alloc, t.spec.as_ref().and_then(|s| s.groups.get(&alloc.group)), now, &self.graces)
     }
 
-    fn settle_job(&mut self, key: &JobKey, now: Timestamp, fx: &mut Vec<Effect>) {
+    pub(super) fn settle_job(&mut self, key: &JobKey, now: Timestamp, fx: &mut Vec<Effect>) {
         let ids: Vec<AllocId> = self.by_job.get(key).into_iter().flatten().cloned().collect();
         for id in ids {
             self.settle(&id, now, fx);
@@ -578,6 +439,11 @@ impl Book {
             derive(alloc, &Context { spec: &spec, demands, late, drain, graces: &self.graces, memory: &t.records, now });
         let by_drain = self.drains.live(&node).filter(|d| d.drain.covers(&spec));
         let op = stop.map(|s| s.op).or(by_drain.map(|d| d.op));
+        for (key, due, off) in &t.shots {
+            if derived.clocks.iter().find(|c| c.key() == key).is_none_or(|c| c.due() > *due) {
+                off.cancel();
+            }
+        }
         note_clocks(&self.actor, alloc, &key, op, t.records.as_mut(), &derived, now, fx);
         if op.is_none() {
             t.records.retain(|r| {
@@ -609,6 +475,7 @@ impl Book {
     fn fire(&mut self, id: &AllocId, now: Timestamp, fx: &mut Vec<Effect>) {
         let Some(t) = self.allocs.get(id) else { return };
         let (Some(alloc), Some(spec)) = (&t.alloc, &t.spec) else { return };
+        let Some(epoch) = self.leave.epoch else { return };
         if t.busy || t.next_try.is_some_and(|at| at > now + self.gather(t.shared)) {
             return;
         }
@@ -626,11 +493,14 @@ impl Book {
             r.last_attempt_at = Some(now);
             let detail = json!({
                 "attempt": r.attempts, "cause": r.cause, "told_at": r.start, "clock": r.due, "job": r.job.job, "node": r.node_name,
+                "duty": epoch,
             });
             fx.push(Effect::Persist(r.clone()));
             fx.push(Effect::Audit(entry(&self.actor, now, r, Action::SigkillSending, detail)));
         }
         t.busy = true;
+        let clocks: Vec<Shot> = clocks.into_iter().map(|clock| Shot { clock, off: CancellationToken::new() }).collect();
+        t.shots = clocks.iter().map(|s| (s.clock.key().clone(), s.clock.due(), s.off.clone())).collect();
         fx.push(Effect::Kill { alloc: id.clone(), node: alloc.node.clone(), clocks });
     }
 
@@ -698,21 +568,7 @@ impl Book {
         }
     }
 
-    fn check_ready(&mut self, key: &JobKey, fx: &mut Vec<Effect>) {
-        let Some(stop) = self.stops.get(key) else { return };
-        let open = |id: &AllocId| {
-            self.allocs.get(id).is_some_and(|t| self.covered(stop, t) && t.alloc.as_ref().is_none_or(|_| !self.over(t, t.seen)))
-        };
-        let ready = stop.eval_done && stop.delete_index.is_some() && !self.by_job.get(key).into_iter().flatten().any(open);
-        if ready && !stop.ready {
-            fx.push(Effect::Nudge(stop.op));
-        }
-        if let Some(stop) = self.stops.get_mut(key) {
-            stop.ready = ready;
-        }
-    }
-
-    fn cut_kill_timeout(&self, alloc: &Allocation) -> Option<(Duration, String)> {
+    pub(super) fn cut_kill_timeout(&self, alloc: &Allocation) -> Option<(Duration, String)> {
         let spec = self.allocs.get(&alloc.id)?.spec.as_ref().filter(|s| s.managed)?;
         alloc.tasks.iter().find_map(|(name, task)| {
             let in_force = task.last(EventKind::Killing)?.kill_timeout?;

@@ -18,6 +18,8 @@ use super::book::{Book, Effect, Tracked};
 pub(super) struct Live {
     pub(super) op: OpId,
     pub(super) drain: NodeDrain,
+    /// Of the row that the drain is from: who read it earlier may come later.
+    revision: u64,
     /// How many allocations were left when it was last looked: of system jobs, and others.
     left: Option<(usize, usize)>,
 }
@@ -84,10 +86,10 @@ impl Book {
     pub fn drain_opened(&mut self, op: &Operation, now: Timestamp, fx: &mut Vec<Effect>) {
         let (Request::DrainNode { node, .. }, Some(drain)) = (&op.request, op.node_drain()) else { return };
         match self.drains.live.get_mut(&node.id) {
-            Some(live) if live.op == op.id && live.drain == drain => return,
-            Some(live) => (live.op, live.drain) = (op.id, drain),
+            Some(live) if live.op == op.id && (op.revision < live.revision || live.drain == drain) => return,
+            Some(live) => (live.op, live.drain, live.revision) = (op.id, drain, op.revision),
             None => {
-                self.drains.live.insert(node.id.clone(), Live { op: op.id, drain, left: None });
+                self.drains.live.insert(node.id.clone(), Live { op: op.id, drain, revision: op.revision, left: None });
             }
         }
         self.settle_node(&node.id, now, fx);
@@ -116,7 +118,10 @@ impl Book {
 
     /// The answer to [`Effect::ReadNode`]; `Err`: it could not be read, and is asked for again soon.
     pub fn node_read(&mut self, id: &NodeId, read: Result<Option<NodeStub>, ()>, now: Timestamp, fx: &mut Vec<Effect>) {
-        self.drains.asked.remove(id);
+        if !self.drains.asked.remove(id) {
+            // Asked for by another duty: what it says may be of long ago.
+            return;
+        }
         match read {
             Ok(node) => {
                 let drain = node.and_then(|n| n.last_drain).and_then(|d| d.curfew).map(|meta| meta.clock());

@@ -11,13 +11,14 @@ mod book;
 mod drains;
 mod reader;
 mod specs;
+mod stops;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_core::audit::AuditEntry;
-use curfew_core::clock::{Cause, ClockKey, ClockRecord, KillClock};
+use curfew_core::clock::{Cause, ClockKey, ClockRecord};
 use curfew_core::config::Config;
 use curfew_core::operation::Operation;
 use curfew_core::spec::JobSpec;
@@ -29,9 +30,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::pulse::{Loop, Pulse};
-pub use book::StopReport;
-use book::{Answer, Book, Effect};
+use book::{Answer, Book, Effect, Leave, Shot};
 pub use drains::DrainReport;
+pub use stops::StopReport;
+
+use crate::duty::Duty;
 
 enum Msg {
     Observed(Vec<Allocation>),
@@ -47,11 +50,6 @@ enum Msg {
     NodeSeen(Box<NodeStub>),
     NodeRead(NodeId, Result<Option<NodeStub>, ()>),
     OnNode(Vec<(Allocation, Option<JobSpec>)>),
-    DrainOpened(Box<Operation>),
-    DrainClosed {
-        op: OpId,
-        node: NodeId,
-    },
     DrainReport {
         op: OpId,
         node: NodeId,
@@ -60,7 +58,7 @@ enum Msg {
     EvalDone(EvalId),
     Fresh(AllocId, Result<Option<(Allocation, Option<JobSpec>)>, ()>),
     Answered(AllocId, Vec<(ClockKey, Timestamp, Answer)>),
-    StopOpened(Box<Operation>),
+    Told(Box<Operation>),
     StopDeleted {
         op: OpId,
         key: JobKey,
@@ -68,10 +66,17 @@ enum Msg {
         eval: Option<EvalId>,
         reply: oneshot::Sender<()>,
     },
-    StopClosed {
-        op: OpId,
-        key: JobKey,
+    Changed {
+        op: Box<Operation>,
+        reply: oneshot::Sender<()>,
     },
+    TakeUp {
+        epoch: u64,
+        clocks: Vec<ClockRecord>,
+        live: Vec<Operation>,
+        reply: oneshot::Sender<()>,
+    },
+    StandBy,
     Report {
         op: OpId,
         key: JobKey,
@@ -84,6 +89,24 @@ enum Msg {
     /// Clocks armed, and stops that have not finished.
     Counts(oneshot::Sender<(usize, usize)>),
     Flushed,
+}
+
+impl Msg {
+    /// Of no use to a keeper that stands by. What came of its last signals is, for the trail.
+    fn is_about_clocks(&self) -> bool {
+        !matches!(
+            self,
+            Msg::Registered { .. }
+                | Msg::Purged(_)
+                | Msg::Gap
+                | Msg::Answered(..)
+                | Msg::TakeUp { .. }
+                | Msg::StandBy
+                | Msg::Newest { .. }
+                | Msg::Counts(_)
+                | Msg::Flushed
+        )
+    }
 }
 
 /// A handle on the keeper. Cheap to clone; calls after the keeper ended do nothing.
@@ -104,20 +127,15 @@ pub struct Parts {
     /// Operations that something happened for.
     pub nudges: mpsc::Sender<OpId>,
     pub pulse: Arc<Pulse>,
+    pub duty: Duty,
 }
 
 /// How many messages may wait for the keeper before the senders wait.
 const QUEUE: usize = 4096;
 
 impl Keeper {
-    /// Starts the keeper with what was written down before. It ends when `stop` is cancelled, after its last writes; await
-    /// the handle for that.
-    pub fn start(
-        parts: Parts,
-        records: Vec<ClockRecord>,
-        live: Vec<Operation>,
-        stop: CancellationToken,
-    ) -> (Keeper, tokio::task::JoinHandle<()>) {
+    /// Starts the keeper, standing by. It ends when `stop` is cancelled, after its last writes; await the handle for that.
+    pub fn start(parts: Parts, stop: CancellationToken) -> (Keeper, tokio::task::JoinHandle<()>) {
         let (tx, rx) = mpsc::channel(QUEUE);
         let (jobs_tx, jobs_rx) = mpsc::channel(QUEUE);
         let keeper = Keeper { tx, jobs: jobs_tx };
@@ -125,10 +143,9 @@ impl Keeper {
         readers.spawn(reader::read_jobs(parts.nomad.clone(), jobs_rx));
         let (reads_tx, reads_rx) = mpsc::channel(QUEUE);
         readers.spawn(reader::read_allocations(parts.nomad.clone(), keeper.clone(), reads_rx));
-        let mut book = Book::new(&parts.config, parts.actor.clone());
-        book.restore(records);
         let actor = Actor {
-            book,
+            book: Book::new(&parts.config, parts.actor.clone()),
+            keeps: None,
             parts,
             keeper: keeper.clone(),
             reads: reads_tx,
@@ -139,7 +156,7 @@ impl Keeper {
             under_way: JoinSet::new(),
             _readers: readers,
         };
-        let handle = tokio::spawn(actor.run(rx, live, stop));
+        let handle = tokio::spawn(actor.run(rx, stop));
         (keeper, handle)
     }
 
@@ -175,13 +192,6 @@ impl Keeper {
     pub async fn on_node(&self, all: Vec<(Allocation, Option<JobSpec>)>) {
         self.send(Msg::OnNode(all)).await;
     }
-    /// The drain of a node started, or its deadline was moved.
-    pub async fn drain_opened(&self, op: Operation) {
-        self.send(Msg::DrainOpened(Box::new(op))).await;
-    }
-    pub async fn drain_closed(&self, op: OpId, node: NodeId) {
-        self.send(Msg::DrainClosed { op, node }).await;
-    }
     /// What the live drain of a node can say about itself; nothing when it is not live here, or did not start.
     pub async fn drain_report(&self, op: OpId, node: NodeId) -> Option<DrainReport> {
         self.ask(|reply| Msg::DrainReport { op, node, reply }).await.flatten()
@@ -189,14 +199,24 @@ impl Keeper {
     pub async fn eval_done(&self, eval: EvalId) {
         self.send(Msg::EvalDone(eval)).await;
     }
-    pub async fn stop_opened(&self, op: Operation) {
-        self.send(Msg::StopOpened(Box::new(op))).await;
+    /// An operation began, or ended.
+    pub async fn tell(&self, op: Operation) {
+        self.send(Msg::Told(Box::new(op))).await;
     }
     pub async fn stop_deleted(&self, op: OpId, key: JobKey, index: u64, eval: Option<EvalId>) {
         self.ask(|reply| Msg::StopDeleted { op, key, index, eval, reply }).await;
     }
-    pub async fn stop_closed(&self, op: OpId, key: JobKey) {
-        self.send(Msg::StopClosed { op, key }).await;
+    /// Somebody joined, intervened or ended it, here or elsewhere. Returns when the clocks go by it.
+    pub async fn changed(&self, op: Operation) {
+        self.ask(|reply| Msg::Changed { op: Box::new(op), reply }).await;
+    }
+    /// From here on this keeper keeps the clocks, as they were written down, under this epoch of the duty.
+    pub async fn take_up(&self, epoch: u64, clocks: Vec<ClockRecord>, live: Vec<Operation>) {
+        self.ask(|reply| Msg::TakeUp { epoch, clocks, live, reply }).await;
+    }
+    /// Somebody else keeps the clocks.
+    pub async fn stand_by(&self) {
+        self.send(Msg::StandBy).await;
     }
     /// What a live stop can say about itself; nothing when it is not live here.
     pub async fn report(&self, op: OpId, key: JobKey) -> Option<StopReport> {
@@ -227,6 +247,8 @@ impl Keeper {
 struct Pending {
     clocks: HashMap<ClockKey, Option<ClockRecord>>,
     audit: Vec<AuditEntry>,
+    /// Of the duty under which the clocks came about.
+    epoch: Option<u64>,
 }
 
 /// Audit rows kept while the database cannot be written; a kill never waits for them.
@@ -234,6 +256,8 @@ const AUDIT_BACKLOG: usize = 100_000;
 
 struct Actor {
     book: Book,
+    /// The epoch under which this controller keeps the clocks. The others know the newest job specifications, and no clock.
+    keeps: Option<u64>,
     parts: Parts,
     keeper: Keeper,
     reads: mpsc::Sender<reader::ReadAlloc>,
@@ -259,12 +283,10 @@ const ANSWERS: Duration = Duration::from_millis(400);
 const SIGNALS_PER_NODE: usize = 16;
 
 impl Actor {
-    async fn run(mut self, mut rx: mpsc::Receiver<Msg>, live: Vec<Operation>, stop: CancellationToken) {
+    async fn run(mut self, mut rx: mpsc::Receiver<Msg>, stop: CancellationToken) {
         let mut fx = Vec::new();
-        for op in &live {
-            self.book.opened(op, self.parts.clock.now(), &mut fx);
-        }
         let mut batch = Vec::new();
+        let mut duty = self.parts.duty.seen();
         loop {
             self.parts.pulse.turn(Loop::Keeper);
             while self.under_way.try_join_next().is_some() {}
@@ -273,9 +295,13 @@ impl Actor {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                // Its sender lives in `parts`.
+                _ = duty.changed() => {}
                 () = tokio::time::sleep(wait) => {}
                 n = rx.recv_many(&mut batch, 256) => if n == 0 { break },
             }
+            let leave = Leave { epoch: self.parts.duty.may_kill().ok(), paused: duty.borrow_and_update().paused.clone() };
+            self.book.set_leave(leave, self.parts.clock.now());
             // Clocks first: a burst of messages does not make one late.
             self.book.tick(self.parts.clock.now(), &mut fx);
             for msg in batch.drain(..) {
@@ -312,7 +338,7 @@ impl Actor {
             self.handle(msg, fx);
         }
         // The next keeper derives its clocks anew.
-        fx.retain(|e| !matches!(e, Effect::Kill { .. } | Effect::Read { .. }));
+        fx.retain(|e| !matches!(e, Effect::Kill { .. } | Effect::Read { .. } | Effect::ReadNode(_)));
     }
 
     fn until_next_wake(&self) -> Duration {
@@ -326,6 +352,9 @@ impl Actor {
 
     fn handle(&mut self, msg: Msg, fx: &mut Vec<Effect>) {
         let now = self.parts.clock.now();
+        if self.keeps.is_none() && msg.is_about_clocks() {
+            return;
+        }
         let book = &mut self.book;
         match msg {
             Msg::Observed(allocs) => {
@@ -342,8 +371,6 @@ impl Actor {
             Msg::NodeSeen(node) => book.node_seen(&node, now, fx),
             Msg::NodeRead(id, read) => book.node_read(&id, read, now, fx),
             Msg::OnNode(all) => book.on_node(all, now, fx),
-            Msg::DrainOpened(op) => book.drain_opened(&op, now, fx),
-            Msg::DrainClosed { op, node } => book.drain_closed(op, &node, now, fx),
             Msg::DrainReport { op, node, reply } => {
                 let _ = reply.send(book.drain_report(op, &node, now));
             }
@@ -351,12 +378,29 @@ impl Actor {
             Msg::Fresh(id, Ok(read)) => book.fresh(&id, read, now, fx),
             Msg::Fresh(id, Err(())) => book.unread(&id, now),
             Msg::Answered(id, answers) => book.answered(&id, answers, now, fx),
-            Msg::StopOpened(op) => book.stop_opened(&op, now, fx),
+            Msg::Told(op) => book.changed(&op, now, fx),
             Msg::StopDeleted { op, key, index, eval, reply } => {
                 book.stop_deleted(op, &key, index, eval, now, fx);
                 let _ = reply.send(());
             }
-            Msg::StopClosed { op, key } => book.stop_closed(op, &key, now, fx),
+            Msg::Changed { op, reply } => {
+                book.changed(&op, now, fx);
+                let _ = reply.send(());
+            }
+            Msg::TakeUp { epoch, clocks, live, reply } => {
+                self.book = self.book.anew(&self.parts.config);
+                self.book.restore(clocks);
+                for op in &live {
+                    self.book.changed(op, now, fx);
+                }
+                (self.keeps, self.pending.epoch) = (Some(epoch), Some(epoch));
+                let _ = reply.send(());
+            }
+            Msg::StandBy => {
+                self.keeps = None;
+                // The next holder writes its own; what was done goes into the trail all the same.
+                self.pending.clocks.clear();
+            }
             Msg::Report { op, key, reply } => {
                 let _ = reply.send(book.stop_report(op, &key, now));
             }
@@ -374,6 +418,9 @@ impl Actor {
     }
 
     fn carry_out(&mut self, fx: &mut Vec<Effect>) {
+        if self.keeps.is_none() {
+            fx.retain(|effect| matches!(effect, Effect::Audit(_)));
+        }
         let mut reads = std::mem::take(&mut self.overflow);
         for effect in fx.drain(..) {
             match effect {
@@ -420,11 +467,12 @@ impl Actor {
     }
 
     /// The one place that sends SIGKILL: at each clock's instant, on the strength of a read made just before it.
-    fn kill(&mut self, alloc: AllocId, node: NodeId, clocks: Vec<KillClock>) {
+    fn kill(&mut self, alloc: AllocId, node: NodeId, clocks: Vec<Shot>) {
         let (nomad, clock, keeper) = (self.parts.nomad.clone(), self.parts.clock.clone(), self.keeper.clone());
+        let duty = self.parts.duty.clone();
         let lane = self.lanes.entry(node.clone()).or_insert_with(|| Arc::new(Semaphore::new(SIGNALS_PER_NODE))).clone();
         self.under_way.spawn(async move {
-            let shots = clocks.into_iter().map(|c| kill_one(&nomad, &*clock, &node, &lane, c));
+            let shots = clocks.into_iter().map(|c| kill_one(&nomad, &*clock, &duty, &node, &lane, c));
             let answers = futures::future::join_all(shots).await;
             keeper.send(Msg::Answered(alloc, answers)).await;
         });
@@ -435,9 +483,12 @@ impl Actor {
             return;
         }
         self.flushing = true;
-        let (pending, store, keeper) = (std::mem::take(&mut self.pending), self.parts.store.clone(), self.keeper.clone());
+        let next = Pending { epoch: self.keeps, ..Pending::default() };
+        let pending = std::mem::replace(&mut self.pending, next);
+        let (store, keeper) = (self.parts.store.clone(), self.keeper.clone());
+        let duty = self.parts.duty.clone();
         self.under_way.spawn(async move {
-            write(&*store, pending, u32::MAX).await;
+            write(&*store, &duty, pending, u32::MAX).await;
             keeper.send(Msg::Flushed).await;
         });
     }
@@ -452,16 +503,17 @@ impl Actor {
         self.flushing = true;
         self.carry_out(&mut fx);
         const TRIES: u32 = 3;
-        write(&*self.parts.store, self.pending, TRIES).await;
+        write(&*self.parts.store, &self.parts.duty, self.pending, TRIES).await;
     }
 }
 
 async fn kill_one(
     nomad: &Nomad,
     clock: &dyn Clock,
+    duty: &Duty,
     node: &NodeId,
     lane: &Semaphore,
-    kill: KillClock,
+    Shot { clock: kill, off }: Shot,
 ) -> (ClockKey, Timestamp, Answer) {
     let key = kill.key().clone();
     let read_at = clock.now();
@@ -474,7 +526,10 @@ async fn kill_one(
         let now = clock.now();
         match kill.order(now) {
             Some(order) => break order,
-            None => tokio::time::sleep(kill.due().since(now)).await,
+            None => tokio::select! {
+                () = off.cancelled() => return (key, now, Answer::Withheld("its clock was moved".into())),
+                () = tokio::time::sleep(kill.due().since(now)) => {}
+            },
         }
     };
     // Closed never.
@@ -483,8 +538,11 @@ async fn kill_one(
     if kill.cause().may_pass() && sent_at.since(read_at) > STALE {
         return (key, sent_at, Answer::Stale);
     }
-    let answer = match nomad.sigkill(&order).await {
+    let answer = match nomad.sigkill(&order, || !off.is_cancelled() && duty.may_kill().is_ok()).await {
         Ok(SignalOutcome::Sent) => Answer::Sent,
+        Ok(SignalOutcome::Withheld) => {
+            Answer::Withheld(duty.may_kill().err().map_or("its clock was moved".into(), |why| why.to_string()))
+        }
         Ok(SignalOutcome::Unreachable(e)) => Answer::Unreachable(e),
         Ok(SignalOutcome::Gone(e)) => Answer::Gone(e),
         Ok(SignalOutcome::NotRunning(e)) => Answer::NotRunning(e),
@@ -513,8 +571,9 @@ async fn node_is_heard_from(nomad: &Nomad, node: &NodeId) -> Result<(), String> 
 }
 
 /// Writes until it is written, or `tries` are used up. What gathers meanwhile is bounded by the number of clocks and by
-/// [`AUDIT_BACKLOG`].
-async fn write(store: &dyn Store, pending: Pending, tries: u32) {
+/// [`AUDIT_BACKLOG`]. Clocks are the holder's to write: while its duty has run out they wait, and when it is lost they are
+/// dropped. What was done stays done, so the trail is written in any case.
+async fn write(store: &dyn Store, duty: &Duty, pending: Pending, tries: u32) {
     let (mut put, mut removed) = (Vec::new(), Vec::new());
     for (key, record) in pending.clocks {
         match record {
@@ -522,29 +581,36 @@ async fn write(store: &dyn Store, pending: Pending, tries: u32) {
             None => removed.push(key),
         }
     }
-    let audit = pending.audit;
-    if !put.is_empty() || !audit.is_empty() {
-        until_written(tries, || store.put_clocks(put.clone(), audit.clone())).await;
-    }
-    if !removed.is_empty() {
-        until_written(tries, || store.remove_clocks(removed.clone(), vec![])).await;
-    }
-}
-
-async fn until_written<F>(tries: u32, mut write: impl FnMut() -> F)
-where
-    F: Future<Output = curfew_store::Result<()>>,
-{
+    let Pending { mut audit, epoch, .. } = pending;
     let mut wait = Duration::from_millis(100);
     for _ in 0..tries {
-        match write().await {
-            Ok(()) => return,
+        let held = duty.held() == epoch;
+        if !held {
+            (put, removed) = (vec![], vec![]);
+        }
+        let clocks = !put.is_empty() || !removed.is_empty();
+        let written = async {
+            if clocks && duty.valid().is_none() {
+                return Ok(false);
+            }
+            if !put.is_empty() || !audit.is_empty() {
+                store.put_clocks(put.clone(), audit.clone()).await?;
+                (put, audit) = (vec![], vec![]);
+            }
+            if !removed.is_empty() {
+                store.remove_clocks(removed.clone(), vec![]).await?;
+            }
+            curfew_store::Result::Ok(true)
+        };
+        match written.await {
+            Ok(true) => return,
+            Ok(false) => {}
             Err(e) => {
                 tracing::error!(error = %crate::error::chain(&e), "clocks could not be written down; they run on from memory");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(5));
             }
         }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(5));
     }
     tracing::error!("clocks were given up writing down; Nomad still shows what they rest on");
 }

@@ -60,12 +60,9 @@ impl Rpc {
     pub(super) async fn create(&self, new: NewOperation) -> Result<Response, Refusal> {
         let created = self.store.create(new).await?;
         let op = created.operation().clone();
-        if !matches!(created, Created::Replayed(_)) {
-            if !op.request.demands().is_empty() {
-                self.keeper.stop_opened(op.clone()).await;
-            }
-            // A full queue loses nothing: the row is due, the dispatcher looks.
-            let _ = self.nudges.try_send(op.id);
+        // The dispatcher hears of it from the database, whichever controller it is.
+        if !matches!(created, Created::Replayed(_)) && !op.request.demands().is_empty() {
+            self.keeper.tell(op.clone()).await;
         }
         let location = format!("/v1/operations/{}", op.id);
         Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(OperationView::from(op))).into_response())
@@ -160,9 +157,14 @@ pub async fn stop(
     .await
 }
 
+/// After which Nomad itself kills the first of a job's tasks.
+pub(super) fn nomads_own(spec: &JobSpec) -> Option<Duration> {
+    spec.groups.values().flat_map(|g| g.tasks.values()).map(|t| t.kill_timeout).min()
+}
+
 /// Nomad's own clock runs as well: a stop timeout beyond it is not kept.
 fn outrun(spec: &JobSpec, stop_timeout: Duration) -> Option<String> {
-    let shortest = spec.groups.values().flat_map(|g| g.tasks.values()).map(|t| t.kill_timeout).min()?;
+    let shortest = nomads_own(spec)?;
     (stop_timeout > shortest).then(|| {
         let (asked, nomads) = (duration::format(stop_timeout), duration::format(shortest));
         format!("the stop timeout of {asked} is longer than the job's kill_timeout of {nomads}, after which Nomad itself sends SIGKILL")

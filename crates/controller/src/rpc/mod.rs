@@ -1,6 +1,7 @@
 //! The RPC: writes what is wanted down and answers; never changes anything in Nomad itself.
 
 mod drains;
+mod interventions;
 mod jobs;
 mod operations;
 mod probes;
@@ -13,15 +14,16 @@ use std::sync::Arc;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use curfew_core::Clock;
 use curfew_core::api::Who;
 use curfew_core::config::Config;
-use curfew_core::{Clock, OpId};
 use curfew_nomad::Nomad;
 use curfew_store::Store;
 use serde::de::DeserializeOwned;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::duty::Duty;
 use crate::keeper::Keeper;
 use crate::nodes::Nodes;
 use crate::observer::Sight;
@@ -37,8 +39,7 @@ pub struct Rpc {
     pub clock: Arc<dyn Clock>,
     pub config: Arc<Config>,
     pub keeper: Keeper,
-    pub nudges: mpsc::Sender<OpId>,
-    pub changed: broadcast::Sender<OpId>,
+    pub duty: Duty,
     pub nodes: Nodes,
     pub sight: watch::Receiver<Sight>,
     pub stop: CancellationToken,
@@ -55,6 +56,12 @@ fn router(rpc: Rpc) -> Router {
         .route("/v1/nodes/undrain", post(drains::undrain))
         .route("/v1/operations", get(operations::list))
         .route("/v1/operations/{id}", get(operations::show))
+        .route("/v1/operations/{id}/extend", post(interventions::extend))
+        .route("/v1/operations/{id}/{intervention}", post(interventions::intervene))
+        .route("/v1/kinds", get(interventions::kinds))
+        .route("/v1/kinds/{kind}/pause", post(interventions::pause_kind))
+        .route("/v1/kinds/{kind}/resume", post(interventions::resume_kind))
+        .route("/v1/queue", get(operations::queue))
         .route("/v1/audit", get(operations::audit))
         .fallback(|request: Request| async move {
             Refusal::not_found(format!("there is nothing at {}; docs/rpc.md lists what there is", request.uri().path()))

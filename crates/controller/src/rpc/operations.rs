@@ -4,21 +4,22 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use curfew_core::api::OperationView;
+use curfew_core::api::{HeldView, KindView, OperationView, QueueCountView, QueueView, StatusView};
 use curfew_core::audit::AuditRow;
 use curfew_core::operation::{Kind, Operation, Request, State as OpState};
 use curfew_core::{JobKey, OpId, Timestamp, duration, outcome};
-use curfew_store::{AuditFilter, OperationFilter};
+use curfew_store::{AuditFilter, Change, Held, OperationFilter, QueueCount, QueueStatus};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Rpc;
+use super::interventions::{operation_id, view};
 use super::problem::Refusal;
 
 /// The longest a caller may wait in one request.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// Another controller may finish it: look again.
-const LOOK: Duration = Duration::from_secs(2);
+/// The change that is waited for may get lost: look again.
+const LOOK: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,8 +35,8 @@ pub async fn show(
     query: Result<Query<ShowQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<OperationView>, Refusal> {
     let Query(query) = query.map_err(|e| Refusal::bad_request(e.body_text()))?;
-    let id: OpId = id.parse().map_err(|_| Refusal::bad_request(format!("\"{id}\" is not an operation's id (a UUID)")))?;
-    let mut changed = rpc.changed.subscribe();
+    let id = operation_id(&id)?;
+    let mut changed = rpc.store.changes();
     let until = tokio::time::Instant::now() + query.wait.unwrap_or_default().min(LONGEST_WAIT);
     loop {
         let Some(op) = rpc.store.operation(id).await? else {
@@ -49,7 +50,8 @@ pub async fn show(
         loop {
             tokio::select! {
                 change = changed.recv() => match change {
-                    Ok(other) if other != id => {}
+                    Ok(Change::Kinds) => {}
+                    Ok(Change::Operation { id: other, .. }) if other != id => {}
                     // Fell behind: what it missed may have been this one.
                     Ok(_) | Err(RecvError::Lagged(_) | RecvError::Closed) => break,
                 },
@@ -61,8 +63,8 @@ pub async fn show(
 }
 
 impl Rpc {
-    /// With what is known so far, while it is not finished.
-    async fn view(&self, op: Operation) -> OperationView {
+    /// With what is known so far, while it is not finished, where the clocks are kept; elsewhere as it was written last.
+    pub(super) async fn view(&self, op: Operation) -> OperationView {
         let live = match &op.request {
             Request::Stop { target, .. } if !op.state.is_finished() => self.keeper.report(op.id, target.clone()).await,
             _ => None,
@@ -96,6 +98,8 @@ pub struct ListQuery {
     state: Option<OpState>,
     job: Option<String>,
     namespace: Option<String>,
+    /// Only children of this operation.
+    parent: Option<OpId>,
     /// The next page starts after this operation.
     before: Option<OpId>,
     limit: Option<usize>,
@@ -111,11 +115,42 @@ pub async fn list(
         kinds: q.kind.into_iter().collect(),
         states: q.state.into_iter().collect(),
         target: q.job.map(|job| JobKey { namespace, job: job.into() }.into()),
-        parent: None,
+        parent: q.parent,
         before: q.before,
         limit: q.limit.unwrap_or(100).clamp(1, 1000),
     };
     Ok(Json(rpc.store.operations(filter).await?.into_iter().map(OperationView::from).collect()))
+}
+
+pub async fn queue(State(rpc): State<Rpc>) -> Result<Json<QueueView>, Refusal> {
+    let QueueStatus { counts, running } = rpc.store.queue_status().await?;
+    let count = |c: QueueCount| QueueCountView {
+        kind: c.kind,
+        state: c.state,
+        count: c.count,
+        oldest_requested_at: c.oldest_requested_at,
+        oldest_run_at: c.oldest_run_at,
+    };
+    let held = |h: Held| HeldView { id: h.id, kind: h.kind, lease: h.lease };
+    Ok(Json(QueueView { counts: counts.into_iter().map(count).collect(), running: running.into_iter().map(held).collect() }))
+}
+
+impl Rpc {
+    /// Who keeps the clocks, and what is paused.
+    pub(super) async fn tell_kinds(&self, status: &mut StatusView) -> Result<(), Refusal> {
+        let rows: Vec<KindView> = self.store.kinds().await?.into_iter().map(view).collect();
+        status.keeper = rows.iter().find_map(|r| r.duty.as_ref().and_then(|d| d.holder.clone()));
+        status.paused = rows.into_iter().filter(|r| r.pause.is_some()).collect();
+        Ok(())
+    }
+
+    /// What a ready controller says: somebody may have told it to kill nobody.
+    pub(super) fn ready(&self) -> String {
+        match &self.duty.seen().borrow().paused {
+            None => "ready\n".into(),
+            Some(by) => format!("ready; kill is paused by {}: no SIGKILL is sent\n", by.actor),
+        }
+    }
 }
 
 #[derive(Deserialize)]

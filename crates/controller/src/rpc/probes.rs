@@ -97,7 +97,7 @@ async fn readyz(State(front): State<Front>) -> (StatusCode, String) {
         Sight::Lost(since, why) => return not(format!("Nomad is out of sight since {since}: {why}")),
     }
     match tokio::time::timeout(DATABASE, rpc.store.check()).await {
-        Ok(Ok(())) => (StatusCode::OK, "ready\n".into()),
+        Ok(Ok(())) => (StatusCode::OK, rpc.ready()),
         Ok(Err(e)) => not(chain(&e)),
         Err(_) => not(format!("the database has not written a row for {}s", DATABASE.as_secs())),
     }
@@ -114,9 +114,12 @@ async fn status(State(front): State<Front>) -> Result<Json<StatusView>, Refusal>
         nomad: "not seen yet".into(),
         clocks_armed: 0,
         operations_live: 0,
+        keeper: None,
+        paused: vec![],
     };
     if let Some(rpc) = front.rpc() {
         view.operations_live = rpc.store.queue_status().await?.counts.iter().map(|c| c.count).sum();
+        rpc.tell_kinds(&mut view).await?;
         view.clocks_armed = rpc.keeper.counts().await.0;
         match &*rpc.sight.borrow() {
             Sight::Starting => {}

@@ -66,6 +66,9 @@ impl Refusal {
         let detail = "this controller is still starting: it reads what was under way; ask again in a moment".into();
         Self { status: StatusCode::SERVICE_UNAVAILABLE, slug: "starting", title: "The controller is starting", detail }
     }
+    pub fn unsure(detail: String) -> Self {
+        Self { status: StatusCode::CONFLICT, slug: "not-sure", title: "Say that you are sure", detail }
+    }
     pub fn stopping() -> Self {
         let detail = "this controller is stopping and takes no new requests; ask again when it is back".into();
         Self { status: StatusCode::SERVICE_UNAVAILABLE, slug: "stopping", title: "The controller is stopping", detail }

@@ -75,7 +75,7 @@ impl Tools {
             return Ok(self.failed(op, "the drain has no start; this is a bug in curfew".into()));
         };
         // The clocks must know the deadline before the first task hears of it.
-        self.keeper.drain_opened(op.clone()).await;
+        self.keeper.tell(op.clone()).await;
         let all = match self.read(self.nomad.node_allocations(&node.id)).await? {
             Ok(all) => all,
             Err(e) => return Ok(self.retry(op, chain(&e), false)),

@@ -35,7 +35,11 @@ pub struct Tools {
     pub actor: String,
     /// The controller is stopping and steps have had their time.
     pub told_to_stop: CancellationToken,
+    pub random: Random,
 }
+
+/// From 0 up to 1, another each time.
+pub type Random = Arc<dyn Fn() -> f64 + Send + Sync>;
 
 /// The controller is stopping: the step ends here.
 pub struct Stopping;
@@ -120,13 +124,30 @@ impl Tools {
     /// Failed for now: the row waits and is tried again. What was asked of Nomad may have been done when `unknown`.
     fn retry(&self, op: &Operation, why: String, unknown: bool) -> Done {
         let attempts = op.attempts.saturating_add(1);
-        let wait = self.config.kind(op.kind()).backoff.wait(attempts, 1.0);
+        let limits = self.config.kind(op.kind());
+        if limits.attempts.is_some_and(|most| attempts >= most) {
+            let mut done = self.failed(op, format!("given up after {attempts} attempts; the last error: {why}"));
+            done.result.progress.unknown |= unknown;
+            done.result.attempts = attempts;
+            return done;
+        }
+        let wait = limits.backoff.wait(attempts, (self.random)());
         let mut progress = op.progress.clone();
         progress.unknown |= unknown;
         let audit =
             vec![self.entry(op, Action::Retrying, serde_json::json!({ "attempt": attempts, "error": why, "unknown": unknown }))];
         let run_at = self.clock.now() + wait;
         Done { result: StepResult { progress, attempts, ..self.waiting(op, run_at, format!("Nomad: {why}")) }, audit }
+    }
+
+    /// Ends it as somebody wished. `warning`: what could not be taken back.
+    fn cancelled(&self, op: &Operation, warning: Option<String>) -> Done {
+        let asked = op.cancel.as_ref();
+        let detail = serde_json::json!({ "asked_by": asked.map(|by| &by.actor), "warning": warning });
+        let audit = vec![self.entry(op, Action::Cancelled, detail)];
+        let mut result = self.result(op, State::Cancelled);
+        result.warnings.extend(warning.filter(|w| !op.warnings.contains(w)));
+        Done { result, audit }
     }
 
     fn failed(&self, op: &Operation, why: String) -> Done {

@@ -7,6 +7,8 @@
 //!            unknown ──▶ read the job ── registered again since ──▶ failed, the new one is left alone
 //!                              └─ stopped or gone ──▶ go on as after a DELETE
 //! ```
+//!
+//! Cancelled before Nomad heard of it, the job stays as it is. After that nothing can be taken back, and the end says so.
 
 use std::time::Duration;
 
@@ -32,13 +34,15 @@ const LOOK: Duration = Duration::from_secs(30);
 impl Tools {
     pub(super) async fn stop(&self, op: &Operation, target: &JobKey, demands: &[Demand]) -> Result<Done, Stopping> {
         // The clocks must know the request's timeout before the first task hears of it.
-        self.keeper.stop_opened(op.clone()).await;
+        self.keeper.tell(op.clone()).await;
+        if op.cancel.is_some() {
+            return self.cancel_stop(op, target).await;
+        }
         if op.progress.demands_sent < demands.len() {
             return self.delete(op, target, demands).await;
         }
         let Some(report) = self.keeper.report(op.id, target.clone()).await else {
-            let result = self.waiting(op, self.clock.now() + LOOK, "the controller is stopping".into());
-            return Ok(Done { result, audit: vec![] });
+            return Ok(self.elsewhere(op));
         };
         if let Some(eval) = op.progress.eval.as_ref().filter(|_| !report.eval_done) {
             // Woken before its time by something else: the event is likely on its way.
@@ -73,8 +77,7 @@ impl Tools {
             self.keeper.observed(mine.clone()).await;
         }
         let Some(report) = self.keeper.report(op.id, target.clone()).await else {
-            let result = self.waiting(op, self.clock.now() + LOOK, "the controller is stopping".into());
-            return Ok(Done { result, audit: vec![] });
+            return Ok(self.elsewhere(op));
         };
         if mine.is_empty() && report.open.is_empty() {
             return Ok(self.ended(op, report.allocations, report.warnings));
@@ -98,6 +101,33 @@ impl Tools {
         let mut result = self.waiting(op, run_at, why);
         result.deadline = report.deadline.or(op.deadline);
         Ok(Done { result, audit: vec![] })
+    }
+
+    /// The clocks are kept by another controller now, which looks at this at once; or this one is stopping.
+    fn elsewhere(&self, op: &Operation) -> Done {
+        Done { result: self.waiting(op, self.clock.now(), "the controller that keeps the clocks".into()), audit: vec![] }
+    }
+
+    /// Nobody is asked to forget a SIGTERM: what Nomad was told stays told.
+    async fn cancel_stop(&self, op: &Operation, target: &JobKey) -> Result<Done, Stopping> {
+        let known = &op.progress;
+        let mut told = known.sent_at.is_some() || known.delete_index.is_some() || known.demands_sent > 0;
+        if known.unknown && !told {
+            match self.read(self.nomad.job(target)).await? {
+                Ok(job) => told = job.is_none_or(|j| j["Stop"] == true),
+                Err(e) => return Ok(self.retry(op, chain(&e), false)),
+            }
+        }
+        let warning = told.then(|| {
+            format!(
+                "Nomad was told to stop {target} already and its SIGTERM is out: its tasks end by their own stop timeouts. Register the job again to have it back"
+            )
+        });
+        let mut done = self.cancelled(op, warning);
+        if told && let Some(report) = self.keeper.report(op.id, target.clone()).await {
+            done.result.outcome = Some(outcome::total(report.allocations));
+        }
+        Ok(done)
     }
 
     async fn delete(&self, op: &Operation, target: &JobKey, demands: &[Demand]) -> Result<Done, Stopping> {
@@ -169,7 +199,7 @@ impl Tools {
     async fn deleted(&self, op: &Operation, target: &JobKey, progress: Progress, detail: Value) -> Done {
         let index = progress.delete_index.unwrap_or(u64::MAX);
         // How late the DELETE was counts for the clocks.
-        self.keeper.stop_opened(Operation { progress: progress.clone(), ..op.clone() }).await;
+        self.keeper.tell(Operation { progress: progress.clone(), ..op.clone() }).await;
         self.keeper.stop_deleted(op.id, target.clone(), index, progress.eval.clone()).await;
         // Without an evaluation (periodic, parameterized, gone) there is nothing to wait for.
         let wait = if progress.eval.is_some() { EVAL_WAIT } else { Duration::ZERO };

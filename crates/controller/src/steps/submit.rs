@@ -7,6 +7,8 @@
 //!                                          ├▶ unchanged since the request ─▶ PUT again, only onto that index
 //!                                          └▶ changed by somebody else ────▶ failed; theirs stays
 //! ```
+//!
+//! Cancelled before Nomad took it, nothing is registered; after that the end says that it was.
 
 use curfew_core::JobKey;
 use curfew_core::audit::Action;
@@ -24,6 +26,10 @@ impl Tools {
         let mut enforce = None;
         if op.progress.unknown {
             match self.read(self.landed(op, target, spec, base_index)).await? {
+                Ok(Landed::Yes(index)) if op.cancel.is_some() => {
+                    let warning = format!("job {target} was registered already (index {index}); to end it: curfew job stop");
+                    return Ok(self.cancelled(op, Some(warning)));
+                }
                 Ok(Landed::Yes(index)) => {
                     let found = Registration { eval: None, job_modify_index: index, index, warnings: String::new() };
                     return Ok(self.registered(op, found));
@@ -38,6 +44,9 @@ impl Tools {
                 Err(e) if e.is_transient() => return Ok(self.retry(op, chain(&e), false)),
                 Err(e) => return Ok(self.failed(op, chain(&e))),
             }
+        }
+        if op.cancel.is_some() {
+            return Ok(self.cancelled(op, None));
         }
         let answer = self.change(self.nomad.register(target, spec, enforce)).await?;
         Ok(match answer {

@@ -19,12 +19,15 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// The Unix time at which every test begins.
+pub const START: Duration = Duration::from_secs(1_800_000_000);
+
 /// Wall time that goes with tokio's, paused or not.
 pub struct Tokio(Instant);
 
 impl Clock for Tokio {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(1_800_000_000_000) + self.0.elapsed()
+        Timestamp::from_millis(START.as_millis().try_into().unwrap()) + self.0.elapsed()
     }
 }
 
@@ -66,9 +69,12 @@ impl Lab {
             }
         };
         let config = NomadConfig { addr: "http://nomad.test:4646".into(), timeout, ..NomadConfig::default() };
-        let nomad = Nomad::with_transport(config, transport).unwrap();
+        Self { asked, ..Self::on(Nomad::with_transport(config, transport).unwrap()) }
+    }
+
+    pub fn on(nomad: Nomad) -> Self {
         let dir = TempDir::with_prefix("curfew-lifecycle-").unwrap();
-        Self { dir, clock: Arc::new(Tokio(Instant::now())), config: Config::default(), nomad, asked }
+        Self { dir, clock: Arc::new(Tokio(Instant::now())), config: Config::default(), nomad, asked: Arc::default() }
     }
 
     pub fn store(&self) -> Arc<SqliteStore> {
@@ -77,7 +83,7 @@ impl Lab {
 
     pub fn parts(&self, store: Opening, listener: Option<TcpListener>) -> Parts {
         let (nomad, clock, config) = (self.nomad.clone(), self.clock.clone(), self.config.clone());
-        Parts { nomad, store, clock, config, holder: "test:1".into(), listener }
+        Parts { nomad, store, clock, config, random: curfew_controller::random(), holder: "test:1".into(), listener }
     }
 
     pub fn start(&self, store: Arc<dyn Store>) -> Controller {

@@ -1,8 +1,12 @@
 //! The controller's own life, in this process: how it starts, how it ends, what the service manager hears of it.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod duty;
+mod flaky;
 mod kit;
 mod manager;
+mod queue;
 mod starting;
 mod stopping;
 mod unit;
+mod whole;

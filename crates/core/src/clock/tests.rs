@@ -49,6 +49,7 @@ fn alloc(desired: Desired, client_status: ClientStatus, tasks: Vec<(&str, Task)>
         no_shutdown_delay: false,
         create_index: 10,
         modify_index: 11,
+        modified_at: None,
         tasks: tasks.into_iter().map(|(n, t)| (n.into(), t)).collect(),
     }
 }

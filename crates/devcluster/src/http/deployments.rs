@@ -34,9 +34,9 @@ pub(crate) async fn route(r: Asked, path: &[&str]) -> Result<Response, Response>
     match path {
         ["allocations", id] => allocations(&r.get(READ_JOB)?, id).await,
         ["fail", id] => Ok(fail(&changer(r, id, "fail-deployment")?, id)),
-        ["pause", id] => Ok(pause(&changer(r, id, "pause-deployment")?, id)),
-        ["promote", id] => Ok(promote(&changer(r, id, "promote-deployment")?, id)),
-        ["allocation-health", id] => Ok(health(&changer(r, id, "set-alloc-health-deployment")?, id)),
+        ["pause", id] => Ok(pause(&named(r, id, "pause-deployment")?, id)),
+        ["promote", id] => Ok(promote(&named(r, id, "promote-deployment")?, id)),
+        ["allocation-health", id] => Ok(health(&named(r, id, "set-alloc-health-deployment")?, id)),
         ["unblock", id] => {
             changer(r, id, "unblock-deployment")?;
             Err(reply::text(500, "can't unblock deployment that isn't blocked"))
@@ -48,7 +48,21 @@ pub(crate) async fn route(r: Asked, path: &[&str]) -> Result<Response, Response>
 
 /// Nomad looks for the deployment before it asks what its namespace allows.
 fn changer(r: Asked, id: &str, capability: &str) -> Result<Call, Response> {
+    allowed(r.put(Need::Token)?, id, capability)
+}
+
+/// As `changer`, where the body has to name the deployment too.
+fn named(r: Asked, id: &str, capability: &str) -> Result<(Call, Value), Response> {
     let call = r.put(Need::Token)?;
+    let body = call.json()?;
+    match body.get("DeploymentID").and_then(Value::as_str).unwrap_or_default() {
+        "" => Err(reply::text(400, "DeploymentID must be specified")),
+        other if other != id => Err(reply::text(400, "Deployment ID does not match")),
+        _ => Ok((allowed(call, id, capability)?, body)),
+    }
+}
+
+fn allowed(call: Call, id: &str, capability: &str) -> Result<Call, Response> {
     let unknown = || reply::text(500, "deployment not found");
     let namespace = call.core.read(|s| s.deployments.get(id).map(|d| d.job.0.clone())).ok_or_else(unknown)?;
     call.demand(&namespace, &["submit-job", capability])?;
@@ -110,11 +124,8 @@ fn fail(call: &Call, id: &str) -> Response {
     })
 }
 
-fn pause(call: &Call, id: &str) -> Response {
-    let pause = match call.json() {
-        Ok(b) => crate::job::spec::flag(&b, "Pause"),
-        Err(r) => return r,
-    };
+fn pause((call, body): &(Call, Value), id: &str) -> Response {
+    let pause = crate::job::spec::flag(body, "Pause");
     call.core.write(|s| {
         let verb = if pause { "pause" } else { "resume" };
         if let Err(r) = active(s, id, verb) {
@@ -127,18 +138,9 @@ fn pause(call: &Call, id: &str) -> Response {
     })
 }
 
-fn promote(call: &Call, id: &str) -> Response {
-    let body = match call.json() {
-        Ok(b) => b,
-        Err(r) => return r,
-    };
-    match body.get("DeploymentID").and_then(Value::as_str).unwrap_or_default() {
-        "" => return reply::text(400, "DeploymentID must be specified"),
-        other if other != id => return reply::text(400, "Deployment ID does not match"),
-        _ => {}
-    }
+fn promote((call, body): &(Call, Value), id: &str) -> Response {
     // Neither all nor any named: nothing is promoted, and that is no error.
-    let groups: Option<Vec<String>> = (!crate::job::spec::flag(&body, "All")).then(|| {
+    let groups: Option<Vec<String>> = (!crate::job::spec::flag(body, "All")).then(|| {
         body.get("Groups").and_then(Value::as_array).into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
     });
     call.core.write(|s| {
@@ -171,11 +173,7 @@ fn promote(call: &Call, id: &str) -> Response {
 }
 
 /// Health set by hand, for `health_check = "manual"`.
-fn health(call: &Call, id: &str) -> Response {
-    let body = match call.json() {
-        Ok(b) => b,
-        Err(r) => return r,
-    };
+fn health((call, body): &(Call, Value), id: &str) -> Response {
     let ids = |key: &str| -> Vec<String> {
         body.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
     };

@@ -72,7 +72,7 @@ pub(crate) fn client_report(s: &mut State, node: &str, updates: BTreeMap<String,
         }
     }
     if room {
-        s.unblock();
+        s.unblock_for_room();
     }
     s.commit();
     for id in deployments {

@@ -130,6 +130,12 @@ pub(crate) struct Eval {
 }
 
 impl Eval {
+    /// Whether a node fits some group as far as its constraints go: Nomad looks again only at what a class of nodes could take.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        let fits = |f: &PlacementFailure| f.filtered < f.evaluated || f.constraint_filtered.contains_key("distinct_hosts");
+        self.failures.is_empty() || self.failures.values().any(fits)
+    }
+
     pub(crate) fn to_json(&self) -> Value {
         let mut m = Map::new();
         let mut put = |key: &str, value: Value| {

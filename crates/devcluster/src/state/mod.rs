@@ -598,14 +598,26 @@ impl State {
         }
     }
 
-    /// Room or nodes have changed: what waited for that is looked at again.
+    /// Nodes have changed: what waited for that is looked at again.
     pub(crate) fn unblock(&mut self) {
+        self.unblock_where(|_| true);
+    }
+
+    /// There is room: what no node fits waits on.
+    pub(crate) fn unblock_for_room(&mut self) {
+        self.unblock_where(Eval::waits_for_room);
+    }
+
+    fn unblock_where(&mut self, wanted: impl Fn(&Eval) -> bool) {
         for id in std::mem::take(&mut self.blocked) {
-            if let Some(eval) = self.evals.get(&id) {
-                let mut eval = Eval::clone(eval);
-                eval.status = EvalStatus::Pending;
-                self.put_eval(eval);
+            let Some(eval) = self.evals.get(&id) else { continue };
+            if !wanted(eval) {
+                self.blocked.insert(id);
+                continue;
             }
+            let mut eval = Eval::clone(eval);
+            eval.status = EvalStatus::Pending;
+            self.put_eval(eval);
         }
     }
 

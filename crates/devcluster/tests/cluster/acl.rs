@@ -182,6 +182,7 @@ fn body_of(path: &str) -> Value {
         "/v1/job/x/scale" => json!({"Count": 1, "Target": {"Group": "g"}}),
         p if p.ends_with("/eligibility") => json!({"Eligibility": "eligible"}),
         p if p.ends_with("/signal") => json!({"Signal": "SIGHUP", "Task": "t"}),
+        p if p.starts_with("/v1/deployment/") => json!({"DeploymentID": "DEPLOYMENT"}),
         "/v1/var/a" => json!({"Items": {"a": "b"}}),
         _ => json!({}),
     }
@@ -220,7 +221,7 @@ async fn every_route_needs_what_nomad_asks_for_and_nothing_else() {
     let mut wrong = vec![];
     for (i, (method, path, least)) in GUARDED.iter().enumerate() {
         let here = fill(path);
-        let body = if *method == "GET" { Value::Null } else { body_of(path) };
+        let body = if *method == "GET" { Value::Null } else { serde_json::from_str(&fill(&body_of(path).to_string())).unwrap() };
         // `*` asks for any namespace; elsewhere is one.
         for token in ["", NOBODY, &elsewhere].iter().filter(|t| !path.contains("namespace=*") || **t != elsewhere) {
             let r = api.send(token, method, &here, &body).await;

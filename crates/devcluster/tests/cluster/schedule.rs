@@ -39,6 +39,27 @@ async fn constraints_and_datacenters() {
     }
 }
 
+/// Room is no news to what no node fits.
+#[tokio::test(start_paused = true)]
+async fn what_no_node_fits_is_not_looked_at_again_for_room() {
+    let api = Api::start(1).await;
+    api.register(&job("a", "service", &[polite()])).await;
+    api.running("a", 1).await;
+    let mut nowhere = job("nowhere", "service", &[polite()]);
+    nowhere["Constraints"] = json!([{"LTarget": "${node.class}", "Operand": "=", "RTarget": "nope"}]);
+    let eval = api.register(&nowhere).await["EvalID"].as_str().unwrap().to_owned();
+    api.pass(Duration::from_secs(1)).await;
+    let blocked = api.get(&format!("/v1/evaluation/{eval}")).await["BlockedEval"].as_str().unwrap().to_owned();
+    api.delete("a").await;
+    api.pass(Duration::from_secs(60)).await;
+    assert_eq!(api.get(&format!("/v1/evaluation/{blocked}")).await["Status"], "blocked");
+    api.cluster.node_down("n1").unwrap();
+    api.pass(Duration::from_secs(60)).await;
+    api.cluster.node_up("n1").unwrap();
+    api.pass(Duration::from_secs(60)).await;
+    assert_eq!(api.get(&format!("/v1/evaluation/{blocked}")).await["Status"], "complete", "a node is news");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_finds_no_room_waits_for_it() {
     let mut n = nodes(1);

@@ -3,9 +3,11 @@ use std::time::Duration;
 
 use curfew_core::clock::{Context, KillOrder, derive};
 use curfew_core::config::Config;
+use curfew_core::drain::Deadline;
+use curfew_core::gc::{JobStatus, Purge, Sighting, purge};
 use curfew_core::operation::Demand;
 use curfew_core::{ClientStatus, Desired, EventKind, JobKey, Namespace, TaskName, TaskState, Timestamp};
-use curfew_nomad::{DrainDeadline, Error, EvalState, NodeStatus, Nomad, NomadConfig, SignalOutcome, TransportError};
+use curfew_nomad::{DrainDeadline, Error, EvalState, JobFilter, NodeStatus, Nomad, NomadConfig, SignalOutcome, TransportError};
 use serde_json::{Value, json};
 
 use crate::fake::{body, config, nomad, nomad_with, respond};
@@ -163,6 +165,11 @@ async fn gone_is_only_what_nomad_calls_gone() {
     assert!(matches!(job(404, "").await, Err(Error::NotNomad { .. })));
     assert!(matches!(job(404, "<html>nginx</html>").await, Err(Error::NotNomad { .. })));
     assert!(matches!(job(404, "alloc not found").await, Err(Error::NotFound { .. })));
+    let alloc = async |status, text: &'static str| nomad(move |_| respond(status, text)).0.allocation(&ALLOC.into()).await;
+    assert!(alloc(404, "alloc not found").await.unwrap().is_none());
+    // What lives in a namespace that the token may not read: not gone, and no reason to ask in haste.
+    let hidden = alloc(500, "Unknown allocation \"6e1c2c0b-1a8e-4a9d-9f0d-5d2b1a1f1c11\"").await.unwrap_err();
+    assert!(matches!(hidden, Error::Refused { status: 500, .. }) && !hidden.is_transient(), "{hidden:?}");
     // Nomad answers another resource when an id ends like one.
     assert!(matches!(job(200, "[]").await, Err(Error::NotNomad { .. })));
     assert!(matches!(job(200, "pong").await, Err(Error::NotNomad { .. })));
@@ -267,7 +274,8 @@ async fn kill_order() -> KillOrder {
 async fn a_sigkill_names_its_task_and_its_answers_are_told_apart() {
     let order = kill_order().await;
     let (ok, log) = nomad(|_| respond(200, r#"{"Index":0}"#));
-    assert_eq!(ok.sigkill(&order).await.unwrap(), SignalOutcome::Sent);
+    assert_eq!(ok.sigkill(&order, || false).await.unwrap(), SignalOutcome::Withheld, "and nothing was asked");
+    assert_eq!(ok.sigkill(&order, || true).await.unwrap(), SignalOutcome::Sent);
     assert_eq!(log.lines(), [format!("PUT /v1/client/allocation/{ALLOC}/signal")]);
     assert_eq!(log.last_body(), json!({ "Signal": "SIGKILL", "Task": "t" }));
     for (status, text, expected) in [
@@ -286,14 +294,18 @@ async fn a_sigkill_names_its_task_and_its_answers_are_told_apart() {
         (500, "QEMU driver can't signal commands", "Unsupported"),
     ] {
         let (n, _) = nomad(move |_| respond(status, text));
-        let outcome = n.sigkill(&order).await.unwrap();
+        let outcome = n.sigkill(&order, || true).await.unwrap();
         assert!(format!("{outcome:?}").starts_with(expected), "{text}: {outcome:?}");
     }
-    for (status, text) in
-        [(500, "Task not found"), (403, "Permission denied"), (500, "No cluster leader"), (404, "404 page not found")]
-    {
+    for (status, text) in [
+        (500, "Unknown allocation \"00000000\""),
+        (500, "Task not found"),
+        (403, "Permission denied"),
+        (500, "No cluster leader"),
+        (404, "404 page not found"),
+    ] {
         let (n, _) = nomad(move |_| respond(status, text));
-        assert!(n.sigkill(&order).await.is_err(), "{text}");
+        assert!(n.sigkill(&order, || true).await.is_err(), "{text}");
     }
 }
 
@@ -382,4 +394,77 @@ async fn a_nodes_last_drain_says_whose_it_was() {
         assert_eq!((last.curfew.map(|m| m.operation == op), last.cancelled), (ours.then_some(true), cancelled));
         assert_eq!((stub.class.as_str(), stub.draining, stub.eligible), ("big", true, false));
     }
+}
+
+fn job_row(id: &str, more: Value) -> Value {
+    let mut row = json!({
+        "ID": id, "ParentID": "", "Namespace": "games", "Type": "batch", "Status": "dead", "Stop": true, "Periodic": false,
+        "ParameterizedJob": true, "SubmitTime": 1_790_000_000_000_000_000_i64, "JobModifyIndex": 7,
+        "Meta": { "curfew_managed": "true", "curfew_operation": "op" },
+        "JobSummary": {
+            "Summary": { "g": { "Queued": 2, "Complete": 3, "Failed": 1, "Running": 0, "Starting": 0, "Lost": 0, "Unknown": 0 } },
+            "Children": { "Pending": 1, "Running": 2, "Dead": 4 },
+        },
+    });
+    row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    row
+}
+
+#[tokio::test]
+async fn the_list_of_jobs_is_read_and_a_job_that_cannot_be_read_is_no_empty_list() {
+    let rows =
+        json!([job_row("a", json!({})), job_row("a/dispatch-1", json!({ "ParentID": "a", "Meta": null, "JobSummary": null }))]);
+    let (nomad, log) = nomad(move |_| respond(200, rows.to_string()));
+    let page = nomad.jobs(JobFilter::managed_and_odd(), "*").next().await.unwrap().unwrap();
+    assert_eq!(
+        log.lines(),
+        [
+            "GET /v1/jobs?namespace=%2A&meta=true&per_page=1000&filter=Meta.curfew_managed%20%3D%3D%20%22true%22%20and%20%28Status%20%21%3D%20%22running%22%20or%20ParentID%20%21%3D%20%22%22%29"
+        ]
+    );
+    let a = &page[0];
+    assert_eq!((a.key.clone(), a.status, a.stopped, a.has_children), (JobKey::new("games", "a"), JobStatus::Dead, true, true));
+    assert_eq!((a.managed, a.operation.as_deref(), a.queued, a.placed, a.live_children), (true, Some("op"), 2, 4, 3));
+    assert_eq!(a.submitted_at, Some(Timestamp::from_millis(1_790_000_000_000)));
+    assert_eq!(page[1].parent_key(), Some(JobKey::new("games", "a")));
+    assert!(!page[1].managed);
+    // The one that is asked for, by its exact id, and not its child.
+    assert_eq!(nomad.job_stub(&JobKey::new("games", "a")).await.unwrap().as_ref(), Some(a));
+    assert_eq!(nomad.job_stub(&JobKey::new("games", "b")).await.unwrap(), None);
+    assert!(log.lines()[1].contains("namespace=games") && log.lines()[1].contains("prefix=a"), "{:?}", log.lines());
+    let (odd, _) = crate::fake::nomad(|_| respond(200, json!([job_row("a", json!({ "Status": "asleep" }))]).to_string()));
+    let e = odd.jobs(JobFilter::managed(), "*").next().await.unwrap_err().to_string();
+    assert!(e.contains("asleep") && e.contains('a'), "{e}");
+}
+
+#[tokio::test]
+async fn a_purge_takes_an_order_and_names_the_namespace() {
+    let (nomad, log) = nomad(|_| respond(200, r#"{"EvalID":"","Index":7,"JobModifyIndex":7}"#));
+    let settings = Config { gc_retention: Duration::from_secs(1), ..Config::default() }.gc().unwrap();
+    let (list, _) = crate::fake::nomad(|_| respond(200, json!([job_row("a b/ü", json!({ "JobSummary": null }))]).to_string()));
+    let job = list.jobs(JobFilter::managed(), "*").next().await.unwrap().unwrap().remove(0);
+    let now = job.submitted_at.unwrap() + Duration::from_secs(60);
+    let seen = Sighting { first: job.submitted_at.unwrap(), last: now, count: 1 };
+    let Purge::Now(order) = purge(&job, &[], 0, Some(seen), &settings, now) else { panic!("not to be purged") };
+    nomad.purge_job(&order).await.unwrap();
+    assert_eq!(log.lines(), ["DELETE /v1/job/a%20b%2F%C3%BC?namespace=games&purge=true"]);
+}
+
+#[tokio::test]
+async fn what_a_node_was_drained_by_and_giving_it_back() {
+    let operation = "01a1fe5d-ab09-7331-95a5-238fe21f51e5";
+    let meta = json!({ "curfew_operation": operation, "curfew_deadline": "2026-11-21T13:00:00Z", "curfew_only_managed": "true" });
+    let row = |drain: Value| json!([{ "ID": "n", "Name": "c1", "Status": "ready", "SchedulingEligibility": "ineligible", "LastDrain": drain }]);
+    let rows = row(json!({ "StartedAt": "2026-11-21T12:00:00Z", "Status": "complete", "Meta": meta })).to_string();
+    let (nomad, log) = nomad(move |r| if r.method() == "GET" { respond(200, rows.clone()) } else { respond(200, "{}") });
+    let node = nomad.nodes(None).await.unwrap().remove(0);
+    let drain = node.last_drain.unwrap();
+    let curfew = drain.curfew.unwrap();
+    assert_eq!(drain.started_at, Some("2026-11-21T12:00:00Z".parse().unwrap()));
+    assert_eq!((curfew.operation.to_string(), curfew.only_managed), (operation.to_owned(), true));
+    assert_eq!(curfew.deadline, Deadline::At("2026-11-21T13:00:00Z".parse().unwrap()));
+    nomad.undrain_node(&node.id, true).await.unwrap();
+    assert_eq!(log.last_body(), json!({ "NodeID": node.id, "DrainSpec": null, "MarkEligible": true }));
+    let (others, _) = crate::fake::nomad(move |_| respond(200, row(json!({ "Status": "complete", "Meta": null })).to_string()));
+    assert_eq!(others.nodes(None).await.unwrap().remove(0).last_drain.unwrap().curfew, None);
 }

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
 use super::record;
-use super::session::{Done, Query, Session, Sessions, Tries};
+use super::session::{Done, Params, Query, Session, Sessions, Tries};
 use super::trouble::{self, Trouble};
 use crate::rows::Rows;
 use crate::{Change, KindRow, Result, StoreError};
@@ -234,8 +234,7 @@ impl Writer {
 
     async fn transaction(&self, group: &mut [Box<dyn Job>]) -> Done<()> {
         let mut session = self.sessions.session().await?;
-        session.begin().await?;
-        match self.decide_and_write(&session, group).await {
+        match self.decide_and_write(&mut session, group).await {
             Ok(()) => session.commit().await,
             Err(trouble) => {
                 if !trouble.broke_connection() {
@@ -246,7 +245,7 @@ impl Writer {
         }
     }
 
-    async fn decide_and_write(&self, session: &Session, group: &mut [Box<dyn Job>]) -> Done<()> {
+    async fn decide_and_write(&self, session: &mut Session, group: &mut [Box<dyn Job>]) -> Done<()> {
         let mut loaded = self.load(session, group).await?;
         let kinds = loaded.kinds.clone();
         for job in group {
@@ -260,37 +259,51 @@ impl Writer {
             let to = if record.is_some() { &mut put } else { &mut removed };
             to.push(record::clock(key, record.as_ref()));
         }
-        session.put(&PUT_KINDS, changed).await?;
-        session.put(&PUT_CLOCKS, put).await?;
-        session.put(&REMOVE_CLOCKS, removed).await?;
-        session.write(&loaded.rows, &wrote, &self.sessions.channel).await
+        let first = [(&PUT_KINDS, changed), (&PUT_CLOCKS, put), (&REMOVE_CLOCKS, removed)];
+        session.write(&first, &loaded.rows, &wrote, &self.sessions.channel).await
     }
 
-    async fn load(&self, session: &Session, group: &[Box<dyn Job>]) -> Done<Loaded> {
+    async fn load(&self, session: &mut Session, group: &[Box<dyn Job>]) -> Done<Loaded> {
         let all = || group.iter().map(|job| job.needs());
-        if all().any(|n| n.pauses) {
-            session.all(&LOCK_KINDS, &[&self.sessions.kinds_lock]).await?;
-        }
         let (targets, kinds): (Vec<&str>, Vec<&str>) =
             all().filter_map(|n| n.joins.as_ref()).map(|(target, kind)| (target.as_str(), kind.as_str())).unzip();
         let keys: Vec<&str> = all().filter_map(|n| n.key.as_deref()).collect();
         let rivals: Vec<Uuid> = all().flat_map(|n| &n.rivals).map(|id| id.uuid()).collect();
         let family: Vec<Uuid> = all().flat_map(|n| &n.family).map(|id| id.uuid()).collect();
         let again: Vec<OpId> = all().flat_map(|n| &n.rivals).copied().collect();
-        let (now, live, keys, rivals, family, kinds) = tokio::try_join!(
-            session.all(&NOW, &[]),
-            async { if targets.is_empty() { Ok(vec![]) } else { session.all(&LIVE_ON, &[&targets, &kinds]).await } },
-            async { if keys.is_empty() { Ok(vec![]) } else { session.all(&KEYS, &[&keys]).await } },
-            async { if rivals.is_empty() { Ok(vec![]) } else { session.all(&RIVALS, &[&rivals]).await } },
-            async { if family.is_empty() { Ok(vec![]) } else { session.all(&FAMILY, &[&family]).await } },
-            async { if all().any(|n| n.kinds) { session.all(&KINDS, &[]).await } else { Ok(vec![]) } },
-        )?;
+        let (live, known, rival, kin): (Params<'_>, Params<'_>, Params<'_>, Params<'_>) =
+            (&[&targets, &kinds], &[&keys], &[&rivals], &[&family]);
+        let lock: Params<'_> = &[&self.sessions.kinds_lock];
+        let mut steps: Vec<(&Query, Params<'_>)> = Vec::new();
+        if all().any(|n| n.pauses) {
+            steps.push((&LOCK_KINDS, lock));
+        }
+        steps.push((&NOW, &[]));
+        for (wanted, step) in [
+            (!targets.is_empty(), (&LIVE_ON, live)),
+            (!keys.is_empty(), (&KEYS, known)),
+            (!rivals.is_empty(), (&RIVALS, rival)),
+            (!family.is_empty(), (&FAMILY, kin)),
+        ] {
+            if wanted {
+                steps.push(step);
+            }
+        }
+        if all().any(|n| n.kinds) {
+            steps.push((&KINDS, &[]));
+        }
+        let names: Vec<&str> = steps.iter().map(|(q, _)| q.name).collect();
+        let answers = session.begin(&steps).await?;
+        let answer = |q: &Query| {
+            names.iter().zip(&answers).find(|(name, _)| **name == q.name).map(|(_, rows)| rows.as_slice()).unwrap_or_default()
+        };
+        let (now, live, keys, rivals, kinds) = (answer(&NOW), answer(&LIVE_ON), answer(&KEYS), answer(&RIVALS), answer(&KINDS));
         let mut ids: Vec<Uuid> = all().flat_map(|n| &n.ids).map(|id| id.uuid()).collect();
-        for row in live.iter().chain(&rivals).chain(&family) {
+        for row in live.iter().chain(rivals).chain(answer(&FAMILY)) {
             ids.push(session.reader(row, "id").get("id")?);
         }
         let mut rows = Rows::default();
-        for row in &keys {
+        for row in keys {
             let r = session.reader(row, KEYS.name);
             let id: OpId = r.id("operation")?;
             ids.push(id.uuid());

@@ -4,34 +4,35 @@ use std::time::Duration;
 
 use curfew_core::operation::{Kind, Operation};
 use curfew_core::{OpId, Timestamp};
-use futures::future::try_join_all;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::group::NOW;
 use super::record;
 use super::session::{Done, Params, Query, Session, Sessions};
-use super::trouble::Trouble;
 use crate::Wanted;
 use crate::rows::Rows;
 
 const SHARE_KINDS: Query = Query { name: "lease_lock", sql: "SELECT pg_advisory_xact_lock_shared($1)" };
-const PAUSED: Query = Query { name: "paused_kinds", sql: "SELECT kind FROM kinds WHERE pause IS NOT NULL" };
 const NUDGED: Query = Query {
     name: "lease_nudged",
-    sql: "SELECT * FROM operations WHERE id = ANY($3) AND kind = $1 AND state IN ('queued', 'waiting') ORDER BY run_at, id LIMIT $2 \
-          FOR UPDATE SKIP LOCKED",
+    sql: "SELECT * FROM operations WHERE id = ANY($3) AND kind = $1 AND state IN ('queued', 'waiting') \
+          AND NOT EXISTS (SELECT 1 FROM kinds k WHERE k.kind = $1 AND k.pause IS NOT NULL) \
+          ORDER BY run_at, id LIMIT $2 FOR UPDATE SKIP LOCKED",
 };
 /// Not those that were nudged: they are taken, though nothing of that is written yet.
 const DUE: Query = Query {
     name: "lease_due",
     sql: "SELECT * FROM operations WHERE kind = $1 AND state IN ('queued', 'waiting') AND run_at <= (SELECT curfew_now()) \
-          AND id <> ALL($3) ORDER BY run_at, id LIMIT $2 FOR UPDATE SKIP LOCKED",
+          AND id <> ALL($3) AND NOT EXISTS (SELECT 1 FROM kinds k WHERE k.kind = $1 AND k.pause IS NOT NULL) \
+          ORDER BY run_at, id LIMIT $2 FOR UPDATE SKIP LOCKED",
 };
 const EXPIRED: Query = Query {
     name: "lease_expired",
     sql: "SELECT * FROM operations WHERE kind = $1 AND state = 'running' AND lease_expires_at <= (SELECT curfew_now()) \
-          AND id <> ALL($3) ORDER BY run_at, id LIMIT $2 FOR UPDATE SKIP LOCKED",
+          AND id <> ALL($3) AND NOT EXISTS (SELECT 1 FROM kinds k WHERE k.kind = $1 AND k.pause IS NOT NULL) \
+          ORDER BY run_at, id LIMIT $2 FOR UPDATE SKIP LOCKED",
 };
 /// In microseconds from now.
 const NEXT: Query = Query {
@@ -54,8 +55,7 @@ pub(super) struct Call<'c> {
 
 pub(super) async fn lease(sessions: &Sessions, call: &Call<'_>) -> Done<Vec<Operation>> {
     let mut session = sessions.session().await?;
-    session.begin().await?;
-    match take(&session, sessions, call).await {
+    match take(&mut session, sessions, call).await {
         Ok(taken) if taken.is_empty() => {
             session.rollback().await;
             Ok(taken)
@@ -82,47 +82,72 @@ impl Room {
     }
 }
 
-async fn take(session: &Session, sessions: &Sessions, call: &Call<'_>) -> Done<Vec<Operation>> {
-    let lock = &sessions.kinds_lock;
-    // Sent together, answered in this order: what is paused is read under the lock.
-    let lock: Params<'_> = &[lock];
-    let (_, now, paused) = tokio::try_join!(session.all(&SHARE_KINDS, lock), session.all(&NOW, &[]), session.all(&PAUSED, &[]))?;
+async fn take(session: &mut Session, sessions: &Sessions, call: &Call<'_>) -> Done<Vec<Operation>> {
+    let mut room = Room { wanted: call.wanted.to_vec(), limit: call.limit };
+    let nudged: Vec<Uuid> = call.ids.iter().map(|id| id.uuid()).collect();
+    let none: Vec<Uuid> = Vec::new();
+    // Sent together, answered in this order: what is paused is read under the lock. What was nudged must be taken before the rest is
+    // asked for.
+    let queries: &[&Query] = if nudged.is_empty() { &[&DUE, &EXPIRED] } else { &[&NUDGED] };
+    let asks = Asks::new(&room, queries, if nudged.is_empty() { &none } else { &nudged });
+    let lock: Params<'_> = &[&sessions.kinds_lock];
+    let asked = asks.steps();
+    let mut steps = vec![(&SHARE_KINDS, lock), (&NOW, &[] as Params<'_>)];
+    steps.extend(asked.iter().map(|(q, params)| (*q, params.as_slice())));
+    let mut answers = session.begin(&steps).await?.into_iter().skip(1);
+    let now = answers.next().unwrap_or_default();
     let now = now.first().map_or(Ok(call.now), |row| session.reader(row, NOW.name).instant("now"))?;
-    let paused = paused.iter().map(|row| session.reader(row, PAUSED.name).word("kind")).collect::<Done<Vec<Kind>>>()?;
-    let wanted = call.wanted.iter().filter(|w| !paused.contains(&w.kind)).copied().collect();
-    let mut room = Room { wanted, limit: call.limit };
     let mut rows = Rows::default();
     rows.skew = now.as_micros().saturating_sub(call.now.as_micros());
     let mut taken = Vec::new();
-
-    let nudged: Vec<Uuid> = call.ids.iter().map(|id| id.uuid()).collect();
-    if !nudged.is_empty() {
-        let found = of_each(session, &room, &NUDGED, &nudged).await?;
+    for found in asks.by_query(answers) {
         hand_out(session, call, found, &mut room, &mut rows, &mut taken)?;
     }
-    let already: Vec<Uuid> = taken.iter().map(|op: &Operation| op.id.uuid()).collect();
-    let (due, expired) = tokio::try_join!(of_each(session, &room, &DUE, &already), of_each(session, &room, &EXPIRED, &already),)?;
-    for found in [due, expired] {
-        hand_out(session, call, found, &mut room, &mut rows, &mut taken)?;
+    if !nudged.is_empty() && room.limit > 0 {
+        let already: Vec<Uuid> = taken.iter().map(|op: &Operation| op.id.uuid()).collect();
+        let asks = Asks::new(&room, &[&DUE, &EXPIRED], &already);
+        let asked = asks.steps();
+        let steps: Vec<(&Query, Params<'_>)> = asked.iter().map(|(q, params)| (*q, params.as_slice())).collect();
+        for found in asks.by_query(session.flight(&steps).await?.into_iter()) {
+            hand_out(session, call, found, &mut room, &mut rows, &mut taken)?;
+        }
     }
     if !taken.is_empty() {
         let wrote = rows.take_wrote();
-        session.write(&rows, &wrote, &sessions.channel).await?;
+        session.write(&[], &rows, &wrote, &sessions.channel).await?;
     }
     Ok(taken)
 }
 
-/// One query a kind: each walks its own part of the index.
-async fn of_each(session: &Session, room: &Room, q: &Query, ids: &Vec<Uuid>) -> Done<Vec<(Row, Duration)>> {
-    let mut asked = Vec::new();
-    for w in room.wanted.iter().filter(|w| room.of(w) > 0) {
-        let (kind, limit) = (w.kind.as_str(), room.of(w));
-        asked.push(async move {
-            let rows = session.all(q, &[&kind, &limit, ids]).await?;
-            Ok::<_, Trouble>(rows.into_iter().map(|row| (row, w.lease_for)).collect::<Vec<_>>())
-        });
+/// One question a query and kind: each walks its own part of the index.
+struct Asks<'a> {
+    of: Vec<(&'a Query, &'static str, i64, Duration)>,
+    ids: &'a Vec<Uuid>,
+    queries: usize,
+}
+
+impl<'a> Asks<'a> {
+    fn new(room: &Room, queries: &[&'a Query], ids: &'a Vec<Uuid>) -> Self {
+        let kinds = || room.wanted.iter().filter(|w| room.of(w) > 0).map(|w| (w.kind.as_str(), room.of(w), w.lease_for));
+        let of = queries.iter().flat_map(|q| kinds().map(|(kind, limit, lease_for)| (*q, kind, limit, lease_for))).collect();
+        Asks { of, ids, queries: queries.len() }
     }
-    Ok(try_join_all(asked).await?.into_iter().flatten().collect())
+
+    fn steps(&self) -> Vec<(&'a Query, [&(dyn ToSql + Sync); 3])> {
+        self.of.iter().map(|(q, kind, limit, _)| (*q, [kind as &(dyn ToSql + Sync), limit, self.ids])).collect()
+    }
+
+    /// What each query found, of all kinds.
+    fn by_query(&self, answers: impl Iterator<Item = Vec<Row>>) -> Vec<Vec<(Row, Duration)>> {
+        let kinds = self.of.len() / self.queries.max(1);
+        let mut found: Vec<Vec<(Row, Duration)>> = (0..self.queries).map(|_| Vec::new()).collect();
+        for (i, (rows, (.., lease_for))) in answers.zip(&self.of).enumerate() {
+            if let Some(found) = found.get_mut(i / kinds.max(1)) {
+                found.extend(rows.into_iter().map(|row| (row, *lease_for)));
+            }
+        }
+        found
+    }
 }
 
 fn hand_out(

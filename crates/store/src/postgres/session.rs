@@ -1,10 +1,14 @@
 //! Connections from the pool, transactions on them, and queries that have names.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use curfew_core::OpId;
+use curfew_core::operation::Operation;
 use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError};
+use futures::future::try_join_all;
 use serde_json::Value;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -12,7 +16,7 @@ use tokio_postgres::types::ToSql;
 use super::record::{self, Reader};
 use super::trouble::{self, Trouble};
 use crate::Change;
-use crate::rows::Wrote;
+use crate::rows::{Rows, Wrote};
 
 pub(super) type Done<T> = Result<T, Trouble>;
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -158,9 +162,24 @@ impl Session {
         run.await.map_err(|e| trouble::sql(&self.place, q.name, e))
     }
 
-    pub(super) async fn begin(&mut self) -> Done<()> {
+    /// Begins a transaction and asks everything in one flight: the answers come in the order of the queries.
+    pub(super) async fn begin(&mut self, steps: &[(&Query, Params<'_>)]) -> Done<Vec<Vec<Row>>> {
         self.clean = false;
-        self.batch_execute("BEGIN").await.map_err(|e| trouble::sql(&self.place, "begin", e))
+        let begin = async { self.batch_execute("BEGIN").await.map_err(|e| trouble::sql(&self.place, "begin", e)) };
+        tokio::try_join!(begin, self.flight(steps)).map(|((), rows)| rows)
+    }
+
+    /// Sends all of them before it waits for the first answer; the server does one after the other.
+    pub(super) async fn flight(&self, steps: &[(&Query, Params<'_>)]) -> Done<Vec<Vec<Row>>> {
+        // Known statements cost nothing here, and the order of sending is that of `steps`.
+        let mut statements = Vec::new();
+        for (q, _) in steps {
+            statements.push(self.prepare_cached(q.sql).await.map_err(|e| trouble::sql(&self.place, q.name, e))?);
+        }
+        let asked = steps.iter().zip(&statements).map(async |((q, params), statement)| {
+            self.query(statement, params).await.map_err(|e| trouble::sql(&self.place, q.name, e))
+        });
+        try_join_all(asked).await
     }
 
     pub(super) async fn commit(mut self) -> Done<()> {
@@ -184,44 +203,46 @@ impl Session {
         Reader { row, query, place: &self.place }
     }
 
-    /// Writes down what the rules made of the rows. The trail is last: whoever numbers it holds up every other writer until the
-    /// commit.
-    pub(super) async fn write(&self, rows: &crate::rows::Rows, wrote: &Wrote, channel: &str) -> Done<()> {
-        let of = |ids: &std::collections::BTreeSet<curfew_core::OpId>, f: fn(&curfew_core::operation::Operation) -> Value| {
-            ids.iter().filter_map(|id| rows.stored(*id)).map(f).collect::<Vec<Value>>()
+    /// Writes down what the rules made of the rows, after `first`, in one flight. The trail is last: whoever numbers it holds up
+    /// every other writer until the commit.
+    pub(super) async fn write(&self, first: &[(&Query, Vec<Value>)], rows: &Rows, wrote: &Wrote, channel: &str) -> Done<()> {
+        let of = |ids: &BTreeSet<OpId>, f: fn(&Operation) -> Value| -> Vec<Value> {
+            ids.iter().filter_map(|id| rows.stored(*id)).map(f).collect()
         };
         let keys = wrote.keys.iter().map(|(key, digest, id)| record::key(key, digest, *id)).collect();
-        tokio::try_join!(
-            self.put(&INSERT, of(&wrote.inserted, record::whole)),
-            self.put(&UPDATE, of(&wrote.updated, record::changing)),
-            self.put(&REQUESTS, of(&wrote.requests, record::request)),
-        )?;
-        self.put(&KEYS, keys).await?;
-        self.put(&RELEASE, wrote.released.iter().map(|id| record::claim("", *id)).collect()).await?;
-        self.put(&CLAIM, wrote.claimed.iter().map(|(node, id)| record::claim(node.as_str(), *id)).collect()).await?;
+        let released = wrote.released.iter().map(|id| record::claim("", *id)).collect();
+        let claimed = wrote.claimed.iter().map(|(node, id)| record::claim(node.as_str(), *id)).collect();
+        // What ended makes room for what lives on the same target from now on.
+        let is_over = |id: &OpId| rows.stored(*id).is_some_and(|op| op.state.is_finished());
+        let (ended, others): (BTreeSet<OpId>, BTreeSet<OpId>) = wrote.updated.iter().copied().partition(is_over);
+        let own = [
+            (&UPDATE, of(&ended, record::changing)),
+            (&UPDATE, of(&others, record::changing)),
+            (&INSERT, of(&wrote.inserted, record::whole)),
+            (&REQUESTS, of(&wrote.requests, record::request)),
+            (&KEYS, keys),
+            (&RELEASE, released),
+            (&CLAIM, claimed),
+        ];
+        let all = first.iter().map(|(q, rows)| (*q, rows)).chain(own.iter().map(|(q, rows)| (*q, rows)));
+        let texts: Vec<(&Query, String)> =
+            all.filter(|(_, rows)| !rows.is_empty()).map(|(q, rows)| (q, Value::from(rows.as_slice()).to_string())).collect();
+        let params: Vec<[&(dyn ToSql + Sync); 1]> = texts.iter().map(|(_, text)| [text as &(dyn ToSql + Sync)]).collect();
+        let mut steps: Vec<(&Query, Params<'_>)> =
+            texts.iter().zip(&params).map(|((q, _), params)| (*q, params.as_slice())).collect();
         let told = payloads(&wrote.changes);
+        let notify: [&(dyn ToSql + Sync); 2] = [&channel, &told];
+        if !told.is_empty() {
+            steps.push((&NOTIFY, &notify));
+        }
         let audit: Vec<Value> = wrote.audit.iter().enumerate().map(|(i, e)| record::entry(i + 1, e)).collect();
         let count = audit.len() as i64;
-        let (audit, notify) = (Value::Array(audit).to_string(), async {
-            if told.is_empty() {
-                return Ok(());
-            }
-            self.all(&NOTIFY, &[&channel, &told]).await.map(drop)
-        });
-        let append = async {
-            if count == 0 {
-                return Ok(());
-            }
-            self.all(&AUDIT, &[&audit, &count]).await.map(drop)
-        };
-        tokio::try_join!(notify, append).map(drop)
-    }
-
-    pub(super) async fn put(&self, q: &Query, rows: Vec<Value>) -> Done<()> {
-        if rows.is_empty() {
-            return Ok(());
+        let audit = Value::Array(audit).to_string();
+        let append: [&(dyn ToSql + Sync); 2] = [&audit, &count];
+        if count > 0 {
+            steps.push((&AUDIT, &append));
         }
-        self.all(q, &[&Value::Array(rows).to_string()]).await.map(drop)
+        self.flight(&steps).await.map(drop)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A PostgresStore whose database takes the time from a table: before each call that says what time it is, the table is told. So the
 //! same rules with the same artificial instants hold for a store that asks its database for the time.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,17 +9,32 @@ use async_trait::async_trait;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation};
-use curfew_core::{OpId, Timestamp};
+use curfew_core::{NodeId, OpId, Timestamp};
 use curfew_store::{
     AuditFilter, Change, Created, Duty, KindRow, NewOperation, OperationFilter, PostgresStore, Pruned, QueueStatus, Result,
     StepResult, Store, Wanted,
 };
-use tokio::sync::broadcast;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, broadcast};
 use tokio_postgres::Client;
 
 pub struct Clocked {
     inner: Arc<PostgresStore>,
     clock: Client,
+    /// What the table says. Calls at the same instant run together; one at another instant waits for them.
+    now: RwLock<Timestamp>,
+}
+
+/// For as long as this lives it is the instant that was asked for.
+struct At<'a> {
+    inner: &'a PostgresStore,
+    _now: RwLockReadGuard<'a, Timestamp>,
+}
+
+impl Deref for At<'_> {
+    type Target = PostgresStore;
+    fn deref(&self) -> &PostgresStore {
+        self.inner
+    }
 }
 
 impl Clocked {
@@ -27,12 +43,19 @@ impl Clocked {
                    CREATE OR REPLACE FUNCTION curfew_now() RETURNS BIGINT LANGUAGE sql VOLATILE AS \
                    $$ SELECT micros FROM test_clock $$";
         clock.batch_execute(own).await.unwrap();
-        Clocked { inner, clock }
+        Clocked { inner, clock, now: RwLock::default() }
     }
 
-    async fn at(&self, now: Timestamp) -> &PostgresStore {
+    async fn at(&self, now: Timestamp) -> At<'_> {
+        let same = self.now.read().await;
+        if *same == now {
+            return At { inner: &self.inner, _now: same };
+        }
+        drop(same);
+        let mut other = self.now.write().await;
         self.clock.execute("UPDATE test_clock SET micros = $1", &[&now.as_micros()]).await.unwrap();
-        &self.inner
+        *other = now;
+        At { inner: &self.inner, _now: RwLockWriteGuard::downgrade(other) }
     }
 }
 
@@ -58,6 +81,12 @@ impl Store for Clocked {
     }
     async fn intervene(&self, id: OpId, what: Intervention, by: By) -> Result<Operation> {
         self.at(by.at).await.intervene(id, what, by).await
+    }
+    async fn claim(&self, id: OpId, nodes: Vec<NodeId>) -> Result<()> {
+        self.inner.claim(id, nodes).await
+    }
+    async fn claims(&self) -> Result<Vec<(NodeId, OpId)>> {
+        self.inner.claims().await
     }
     async fn operation(&self, id: OpId) -> Result<Option<Operation>> {
         self.inner.operation(id).await

@@ -1,7 +1,7 @@
 //! What the book says is to be done, event by event. Times are milliseconds.
 
 use curfew_core::config::Config;
-use curfew_core::operation::{Lease, Progress, Request, State};
+use curfew_core::operation::{Lease, Operation, Progress, Request, State};
 use curfew_core::{ClientStatus, Task, TaskEvent, TaskState};
 use serde_json::Value;
 
@@ -74,6 +74,7 @@ impl Shown {
             no_shutdown_delay: false,
             create_index: self.create_index,
             modify_index: self.modify_index,
+            modified_at: None,
             tasks: [("t".into(), task)].into(),
         }
     }
@@ -118,6 +119,7 @@ fn stop_op(stop_timeout: u64) -> Operation {
 /// A book that knows the job's specification (stop timeout 3 s).
 fn book() -> Book {
     let mut b = Book::new(&Config::default(), "h:1".into());
+    b.set_leave(Leave { epoch: Some(1), paused: None }, at(0));
     b.specs.insert(&key(), spec(5, "3s"));
     b
 }
@@ -320,6 +322,7 @@ fn after_a_restart_a_clock_keeps_its_instant_and_still_needs_a_read() {
 #[test]
 fn an_unknown_specification_is_read_and_nothing_is_decided_before() {
     let mut b = Book::new(&Config::default(), "h:1".into());
+    b.set_leave(Leave { epoch: Some(1), paused: None }, at(0));
     assert_eq!(observe(&mut b, Shown::stopped(killing()), 1100), [Did::Read { full: true }]);
     assert_eq!(observe(&mut b, Shown::stopped(killing()), 1200), [], "one read at a time");
     let mut fx = vec![];
@@ -396,7 +399,7 @@ fn the_trail_of_a_kill_says_when_and_why() {
         _ => None,
     });
     let expected: Value =
-        json!({ "attempt": 1, "cause": "stopped", "told_at": at(1000), "clock": at(4000), "job": "j", "node": "n1" });
+        json!({ "attempt": 1, "cause": "stopped", "told_at": at(1000), "clock": at(4000), "job": "j", "node": "n1", "duty": 1 });
     assert_eq!(detail, Some(expected));
 }
 
@@ -472,7 +475,7 @@ fn drain_op(deadline: i64) -> Operation {
 fn a_live_drain_follows_its_node_to_the_end() {
     let (mut b, mut fx) = (book(), vec![]);
     let op = drain_op(60_000);
-    b.opened(&op, at(950), &mut fx);
+    b.changed(&op, at(950), &mut fx);
     b.on_node(vec![(Shown::healthy().alloc(), None)], at(1000), &mut fx);
     assert_eq!(did(&mut fx), []);
     let report = b.drain_report(op.id, &"n".into(), at(1000)).unwrap();
@@ -487,4 +490,49 @@ fn a_live_drain_follows_its_node_to_the_end() {
     assert_eq!((report.left.len(), report.allocations.len(), report.waiting_for), (0, 1, None));
     b.drain_closed(op.id, &"n".into(), at(60_400), &mut fx);
     assert!(b.allocs.is_empty() && b.by_node.is_empty() && b.drain_report(op.id, &"n".into(), at(60_400)).is_none());
+}
+
+/// What is due while nobody may kill is not even read for; with leave it is read, then killed.
+#[test]
+fn without_leave_a_clock_waits_and_with_it_goes_out_after_a_fresh_read() {
+    let mut b = book();
+    b.set_leave(Leave::default(), at(1000));
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    assert_eq!(tick(&mut b, 3980), []);
+    assert_eq!(b.next_wake(), None, "it does not go round and round");
+    observe(&mut b, Shown::stopped(killing()), 5000);
+    assert_eq!(tick(&mut b, 5001), []);
+    b.set_leave(Leave { epoch: Some(7), paused: None }, at(6000));
+    assert_eq!(tick(&mut b, 6000), [Did::Read { full: false }]);
+    assert_eq!(fresh(&mut b, Shown::stopped(killing()), 6005), [Did::Persist, Did::Audit(Action::SigkillSending), Did::Kill]);
+}
+
+/// A signal that was given out ahead of its clock is called off when the clock moves; a row read before does not move it back.
+#[test]
+fn an_extension_calls_the_shot_off_and_an_older_row_does_not_undo_it() {
+    let mut b = book();
+    let (op, mut fx) = (stop_op(2), vec![]);
+    b.stop_opened(&op, at(900), &mut fx);
+    b.stop_deleted(op.id, &key(), 25, None, at(950), &mut fx);
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    fx.clear();
+    b.tick(at(2980), &mut fx);
+    b.fresh(&id(), Some((Shown::stopped(killing()).alloc(), None)), at(2985), &mut fx);
+    let shot = fx.iter().find_map(|e| match e {
+        Effect::Kill { clocks, .. } => Some(clocks[0].off.clone()),
+        _ => None,
+    });
+    let shot = shot.unwrap();
+    assert!(!shot.is_cancelled());
+    let mut extended = op.clone();
+    extended.revision += 1;
+    if let Request::Stop { demands, .. } = &mut extended.request {
+        curfew_core::operation::replace_until(demands, at(9000));
+    }
+    b.stop_opened(&extended, at(2990), &mut fx);
+    assert!(shot.is_cancelled());
+    b.stop_opened(&op, at(2995), &mut fx);
+    let withheld = Answer::Withheld("its clock was moved".into());
+    assert_eq!(answer(&mut b, withheld, 3000), [Did::Audit(Action::SigkillFailed)]);
+    assert_eq!(b.next_wake(), Some(at(8750)), "the extension counts");
 }

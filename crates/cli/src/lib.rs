@@ -1,0 +1,79 @@
+//! The `curfew` command: arguments, configuration, wiring, output; nothing else.
+
+mod args;
+mod audit;
+mod config;
+mod demo;
+mod dev;
+mod doctor;
+mod drain;
+mod exit;
+mod gc;
+mod job;
+mod op;
+mod output;
+mod queue;
+mod serve;
+mod shown;
+mod timeline;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, CliGc, Command};
+use exit::Exit;
+
+/// The `curfew` program.
+pub fn curfew() -> ExitCode {
+    // A reader that closes early (`| head`) is not an error worth a panic.
+    start(Cli::parse())
+}
+
+/// The `curfew-gc` program: `curfew gc` by itself.
+pub fn curfew_gc() -> ExitCode {
+    start(CliGc::parse().into())
+}
+
+fn start(cli: Cli) -> ExitCode {
+    // Two rustls providers in one process panic: this one everywhere.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    output::start_logging(&cli.log, cli.command.logs_at());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(r) => r,
+        Err(e) => {
+            output::error(&format!("the runtime could not be started: {e}"));
+            return Exit::Failed.into();
+        }
+    };
+    let exit = runtime.block_on(run(cli));
+    // A task that hangs in a blocking call does not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    match exit {
+        Ok(exit) => exit.into(),
+        Err(e) => {
+            output::error(&output::chain(&e));
+            exit::of(&e).into()
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let named = cli.addr;
+    let addr = named.clone().unwrap_or_else(|| args::ADDR.to_owned());
+    match cli.command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Dev(args) => dev::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Job(command) => job::run(&addr, command).await,
+        Command::Node(command) => drain::node(&addr, command).await,
+        Command::Datacenter(command) => drain::datacenter(&addr, command).await,
+        Command::Op(command) => op::run(&addr, command).await,
+        Command::Kind(command) => queue::kind(&addr, command).await,
+        Command::Queue(command) => queue::run(&addr, command).await,
+        Command::Audit(args) => audit::run(&addr, args).await,
+        Command::Doctor(args) => doctor::run(&addr, args).await,
+        Command::Gc(args) => gc::run(named.as_deref(), args).await,
+        Command::Status(args) => op::status(&addr, args).await,
+    }
+}

@@ -6,8 +6,8 @@
 use std::collections::{HashMap, HashSet};
 
 use curfew_core::clock::NodeDrain;
-use curfew_core::drain::{AllocLeft, Waits};
-use curfew_core::operation::{AllocOutcome, Operation, Request};
+use curfew_core::drain::{AllocLeft, Strategy, Waits};
+use curfew_core::operation::{AllocOutcome, By, Operation, Request};
 use curfew_core::spec::{JobSpec, JobType, Role};
 use curfew_core::{Allocation, Desired, NodeId, OpId, Timestamp, outcome};
 use curfew_nomad::{NodeStatus, NodeStub};
@@ -18,6 +18,7 @@ use super::book::{Book, Effect, Tracked};
 pub(super) struct Live {
     pub(super) op: OpId,
     pub(super) drain: NodeDrain,
+    strategy: Strategy,
     /// Of the row that the drain is from: who read it earlier may come later.
     revision: u64,
     /// How many allocations were left when it was last looked: of system jobs, and others.
@@ -50,9 +51,9 @@ impl Drains {
         }
         match (self.live.get(&alloc.node), self.told_of.get(&alloc.node)) {
             (Some(live), _) => Known::Is(Some(live.drain)),
+            // Nomad keeps the meta when the drain is long over: of a task that it did not move it says nothing.
+            (None, _) if !alloc.migrate => Known::Is(None),
             (None, Some(told_of)) => Known::Is(*told_of),
-            // What no drain moves is not worth a question.
-            (None, None) if !alloc.migrate => Known::Is(None),
             (None, None) => Known::Not,
         }
     }
@@ -84,12 +85,15 @@ pub struct DrainReport {
 impl Book {
     /// The drain of a node started, its deadline was moved, or it was found again after a restart.
     pub fn drain_opened(&mut self, op: &Operation, now: Timestamp, fx: &mut Vec<Effect>) {
-        let (Request::DrainNode { node, .. }, Some(drain)) = (&op.request, op.node_drain()) else { return };
+        let (Request::DrainNode { node, options, .. }, Some(drain)) = (&op.request, op.node_drain()) else { return };
         match self.drains.live.get_mut(&node.id) {
             Some(live) if live.op == op.id && (op.revision < live.revision || live.drain == drain) => return,
-            Some(live) => (live.op, live.drain, live.revision) = (op.id, drain, op.revision),
+            Some(live) => (live.op, live.drain, live.strategy, live.revision) = (op.id, drain, options.strategy, op.revision),
             None => {
-                self.drains.live.insert(node.id.clone(), Live { op: op.id, drain, revision: op.revision, left: None });
+                self.drains.live.insert(
+                    node.id.clone(),
+                    Live { op: op.id, drain, strategy: options.strategy, revision: op.revision, left: None },
+                );
             }
         }
         self.settle_node(&node.id, now, fx);
@@ -172,7 +176,7 @@ impl Book {
             let due = records.iter().filter(|r| r.ended_at.is_none()).map(|r| r.due).max();
             report.deadline = report.deadline.max(due);
             if !self.over(t, now) {
-                let (waits, why) = self.waits(t, alloc, spec, due);
+                let (waits, why) = self.waits(t, alloc, spec, live, due);
                 let (id, job) = (alloc.id.clone(), alloc.job_key());
                 report.left.push(AllocLeft { id, job, waits, kill_at: due, waiting_for: why });
             }
@@ -180,7 +184,7 @@ impl Book {
         }
         report.allocations.sort_by(|a, b| a.id.cmp(&b.id));
         report.left.sort_by(|a, b| (a.kill_at, &a.id).cmp(&(b.kill_at, &b.id)));
-        report.waiting_for = waits_for(&report);
+        report.waiting_for = waits_for(&report, self.leave.paused.as_deref());
         Some(report)
     }
 
@@ -198,7 +202,7 @@ impl Book {
         )
     }
 
-    fn waits(&self, t: &Tracked, alloc: &Allocation, spec: &JobSpec, due: Option<Timestamp>) -> (Waits, String) {
+    fn waits(&self, t: &Tracked, alloc: &Allocation, spec: &JobSpec, drain: &Live, due: Option<Timestamp>) -> (Waits, String) {
         let at = due.map_or(String::new(), |d| format!(", SIGKILL at {d}"));
         let away = self.drains.down.get(&alloc.node);
         let failing = t.records.iter().find(|r| r.ended_at.is_none() && r.unreachable_at.is_some() && r.last_error.is_some());
@@ -207,11 +211,17 @@ impl Book {
             return (Waits::Node, format!("node {} to come back: it is {status}", alloc.node_name));
         }
         if alloc.desired == Desired::Run {
-            return match spec.job_type {
-                JobType::System => (Waits::Last, "its turn: system jobs leave last".into()),
-                JobType::Service => (Waits::Turn, "its turn: Nomad moves it when enough others of its job are healthy".into()),
-                JobType::Batch | JobType::SysBatch => (Waits::Turn, "its end, or to be told shortly before the deadline".into()),
+            let (waits, why) = match (spec.job_type, drain.strategy) {
+                (JobType::System, _) => (Waits::Last, "its turn: system jobs leave last"),
+                (_, Strategy::Evacuate) => (Waits::Turn, "to be told: Nomad tells everything but system jobs at once"),
+                (JobType::Service, Strategy::Migrate) => {
+                    (Waits::Turn, "its turn: Nomad moves it when enough others of its job are healthy")
+                }
+                (JobType::Batch | JobType::SysBatch, Strategy::Migrate) => {
+                    (Waits::Turn, "its end, or to be told shortly before the deadline")
+                }
             };
+            return (waits, why.into());
         }
         let live: Vec<_> = alloc.tasks.iter().filter(|(_, task)| task.lives()).map(|(name, _)| name).collect();
         let poststop = |name| spec.task(&alloc.group, name).is_some_and(|s| s.role == Role::Poststop);
@@ -257,13 +267,17 @@ fn allocations(n: usize) -> String {
 }
 
 /// In a sentence, what the node's drain waits for.
-fn waits_for(report: &DrainReport) -> Option<String> {
+fn waits_for(report: &DrainReport, paused: Option<&By>) -> Option<String> {
     let first = report.left.first()?;
     if let Some(away) = report.left.iter().find(|l| l.waits == Waits::Node) {
         return Some(format!("{}; {} may live there", away.waiting_for, allocations(report.left.len())));
     }
     let told = report.left.iter().filter(|l| matches!(l.waits, Waits::Clock | Waits::Poststop | Waits::Report)).count();
     let untold = report.left.len() - told;
+    if let (Some(by), 1..) = (paused, told) {
+        let all = allocations(report.left.len());
+        return Some(format!("{all} to end, and somebody to resume kill: {} paused it, no SIGKILL is sent", by.actor));
+    }
     Some(match (told, untold, report.deadline) {
         (_, 0, Some(d)) => format!("{} to end, SIGKILL at {d}", allocations(told)),
         (_, 0, None) => format!("{} to end", allocations(told)),

@@ -459,6 +459,19 @@ fn what_a_drain_moves_waits_for_its_nodes_meta() {
     assert_eq!(due(&b), Some(at(4000)));
 }
 
+/// Nomad keeps the meta of a drain for good: what is stopped on that node later has its own timeout, not a deadline of long ago.
+#[test]
+fn a_drain_that_is_over_is_no_deadline_for_what_it_did_not_move() {
+    let (mut b, mut fx) = (book(), vec![]);
+    b.node_seen(&drained_until(950), at(960), &mut fx);
+    b.observe(Shown::stopped(killing()).alloc(), at(1100), &mut fx);
+    assert_eq!(due(&b), Some(at(4000)));
+    let mut b = book();
+    b.node_seen(&drained_until(60_000), at(960), &mut fx);
+    b.observe(Shown::stopped(killing()).alloc(), at(1100), &mut fx);
+    assert_eq!(due(&b), Some(at(4000)));
+}
+
 fn drain_op(deadline: i64) -> Operation {
     let request =
         json!({ "kind": "drain_node", "id": "n", "name": "n1", "options": { "strategy": "evacuate", "drain_timeout": "1m" } });

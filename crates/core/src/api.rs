@@ -101,6 +101,7 @@ pub struct DrainPlan {
     pub target: Target,
     pub options: DrainOptions,
     pub nodes: Vec<NodePlan>,
+    /// Of the whole; a node's problems are with the node.
     pub warnings: Vec<String>,
     /// Why the drain itself would be refused now, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,6 @@
 //! What a drain would do, as people read it before they agree.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use curfew_client::{AllocPlan, DrainPlan, Gets, MaxParallel, NodePlan};
 use curfew_core::spec::JobType;
@@ -140,11 +140,8 @@ fn said(plan: &DrainPlan, shown: usize) -> Option<String> {
     for n in &plan.nodes {
         n.problems.iter().for_each(|p| problems.entry(p).or_default().push(&n.name));
     }
-    // An operation names them node by node; here each is said once.
-    let of_nodes: HashSet<String> =
-        plan.nodes.iter().flat_map(|n| n.problems.iter().map(move |p| format!("node {}: {p}", n.name))).collect();
     let problems = problems.into_iter().map(|(p, nodes)| format!("warning: {}: {p}", nodes.join(", ")));
-    let others = plan.warnings.iter().filter(|w| !of_nodes.contains(*w)).map(|w| format!("warning: {w}"));
+    let others = plan.warnings.iter().map(|w| format!("warning: {w}"));
     let all: Vec<_> = problems.chain(others).collect();
     (!all.is_empty()).then(|| all[..all.len().min(shown)].join("\n") + &more(all.len(), shown, "warning"))
 }

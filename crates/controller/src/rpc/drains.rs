@@ -186,7 +186,9 @@ impl Rpc {
     pub(super) async fn node_view(&self, op: Operation, node: &NodeRef) -> OperationView {
         let report = self.keeper.drain_report(op.id, node.id.clone()).await;
         let failing = op.attempts > 0;
-        let state = if report.is_some() { NodeState::Draining } else { NodeState::Waiting };
+        // Where the clocks are not kept, as it was written last.
+        let begun = report.is_some() || op.node_drain().is_some();
+        let state = if begun { NodeState::Draining } else { NodeState::Waiting };
         let report = report.unwrap_or_default();
         let (why, outcome) = (report.waiting_for.clone(), of_node(&op, node, report, state, None));
         let mut view = OperationView::from(op);
@@ -269,8 +271,8 @@ fn refs(nodes: &[NodeStub]) -> Vec<NodeRef> {
     nodes.iter().map(|n| NodeRef { id: n.id.clone(), name: n.name.clone() }).collect()
 }
 
-/// A sentence for each problem, with its node's name.
-fn warnings(plans: &[NodePlan]) -> Vec<String> {
+/// A sentence for each problem, with its node's name: an operation has no plan to show them in.
+fn problems(plans: &[NodePlan]) -> Vec<String> {
     let mut all: Vec<String> =
         plans.iter().flat_map(|n| n.problems.iter().map(move |p| format!("node {}: {p}", n.name))).collect();
     let more = all.len().saturating_sub(NAMED);
@@ -293,7 +295,7 @@ pub async fn drain(
     let options = rpc.options(&request, &chosen.nodes)?;
     let target = target(&request.selection, &chosen.nodes);
     let plans = rpc.plan_nodes(&chosen, &options).await?;
-    let mut warnings = warnings(&plans);
+    let mut warnings = vec![];
     if options.no_deadline {
         warnings.push(
             "without a deadline nothing is killed: what does not leave by itself is waited for, however long it takes".into(),
@@ -303,6 +305,7 @@ pub async fn drain(
         let refused = foreign(&chosen.nodes).or(rpc.claimed(&chosen.nodes).await?).map(|r| r.detail().to_owned());
         return Ok(Json(DrainPlan { target, options, nodes: plans, warnings, refused }).into_response());
     }
+    warnings.splice(0..0, problems(&plans));
     // Overlaps are the store's to refuse: the same key again is the operation that it made, which has the nodes.
     if let Some(refused) = foreign(&chosen.nodes) {
         return Err(refused);

@@ -107,7 +107,9 @@ impl Tools {
             ));
         }
         let op = &Operation { progress: Progress { node: Some(mine), unknown: false, ..op.progress.clone() }, ..op.clone() };
-        let report = self.keeper.drain_report(op.id, node.id.clone()).await.unwrap_or_default();
+        let Some(report) = self.keeper.drain_report(op.id, node.id.clone()).await else {
+            return Ok(Done { audit, ..self.elsewhere(op) });
+        };
         if left.is_empty() {
             return self.drained(op, node, &seen, &meta, report, audit).await;
         }

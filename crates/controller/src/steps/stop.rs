@@ -104,7 +104,7 @@ impl Tools {
     }
 
     /// The clocks are kept by another controller now, which looks at this at once; or this one is stopping.
-    fn elsewhere(&self, op: &Operation) -> Done {
+    pub(super) fn elsewhere(&self, op: &Operation) -> Done {
         Done { result: self.waiting(op, self.clock.now(), "the controller that keeps the clocks".into()), audit: vec![] }
     }
 

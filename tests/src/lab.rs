@@ -139,13 +139,17 @@ impl Labs {
     }
 
     pub async fn own_with(&self, kind: Kind, env: &[(&str, &str)]) -> Lab {
-        let shape = Shape::default();
+        self.own_of(kind, &Shape::default(), env).await
+    }
+
+    /// On as many nodes as the shape says; a real cluster has its two in any case.
+    pub async fn own_of(&self, kind: Kind, shape: &Shape, env: &[(&str, &str)]) -> Lab {
         let (cluster, alone) = match kind {
-            Kind::Dev => (Arc::new(Cluster::start(kind, &shape).await), None),
+            Kind::Dev => (Arc::new(Cluster::start(kind, shape).await), None),
             Kind::Real => {
                 // Ten seconds and half a gigabyte each: one after the other.
                 let alone = self.real.alone.clone().lock_owned().await;
-                let rough = once(&self.real.rough, async || Cluster::start(kind, &shape).await).await;
+                let rough = once(&self.real.rough, async || Cluster::start(kind, &Shape::default()).await).await;
                 rough.heal().await;
                 (rough, Some(alone))
             }

@@ -20,6 +20,7 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod run;
+pub mod terminal;
 pub mod wait;
 
 use curfew_core::Timestamp;

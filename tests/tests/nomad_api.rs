@@ -55,7 +55,7 @@ fn order(alloc: &Allocation, spec: &JobSpec) -> Result<KillOrder, String> {
     let config = Config::default();
     let graces = Graces { job_stop_timeout: Duration::from_secs(1), ..config.graces() };
     let demands: [Demand; 0] = [];
-    let cx = Context { spec, demands: &demands, graces: &graces, memory: &[], late: Duration::ZERO, now: now() };
+    let cx = Context { spec, demands: &demands, graces: &graces, memory: &[], late: Duration::ZERO, drain: None, now: now() };
     let derived = derive(alloc, &cx);
     derived.clocks.first().and_then(|c| c.order(now())).ok_or(format!("{derived:?}"))
 }

@@ -68,6 +68,12 @@ pub enum Command {
     /// Submit, plan and stop jobs.
     #[command(subcommand)]
     Job(Job),
+    /// Empty nodes, or end that.
+    #[command(subcommand)]
+    Node(crate::drain::args::Node),
+    /// Empty whole datacenters, or end that.
+    #[command(subcommand)]
+    Datacenter(crate::drain::args::Datacenter),
     /// Look at operations, and step in.
     #[command(subcommand)]
     Op(Op),
@@ -386,7 +392,7 @@ pub enum Queue {
 
 #[derive(Args)]
 pub struct OpList {
-    /// Only of this kind: submit, stop.
+    /// Only of this kind: submit, stop, drain_node, drain_datacenter, undrain.
     #[arg(long)]
     pub kind: Option<String>,
     /// Only in this state: queued, running, waiting, paused, succeeded, failed, cancelled.

@@ -1,6 +1,5 @@
 //! `curfew gc`, and the gc that `curfew serve` runs from time to time.
 
-use std::io::{BufRead, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +18,14 @@ use tokio::sync::oneshot;
 use crate::args;
 use crate::config;
 use crate::exit::{Exit, Usage};
-use crate::output::{line, note, table};
+use crate::output::{can_ask, confirm, line, note, table};
 use crate::serve;
 
 pub async fn run(addr: Option<&str>, args: args::Gc) -> anyhow::Result<Exit> {
     let config = config::load(&args::Serve { config: args.config.clone(), database: args.database.clone(), listen: None })?;
     let settings = settings(&args, &config)?;
     let asks = !args.yes && !args.dry_run;
-    if asks && (args.every.is_some() || !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal()) {
+    if asks && (args.every.is_some() || !can_ask()) {
         let why = if args.every.is_some() { "--every asks nobody" } else { "there is no terminal to ask on" };
         return Err(Usage(format!("{why}: --yes acts, --dry-run only shows what it would do")).into());
     }
@@ -154,10 +153,7 @@ impl By<'_> {
             return Ok(true);
         }
         note(&rows(acts.iter().copied()));
-        note(&format!("{} of these would be acted on as VERDICT says. Go on? [y/N]", acts.len()));
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer)?;
-        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+        confirm(&format!("{} of these would be acted on as VERDICT says. Go on?", acts.len()))
     }
 
     fn would_act(&self, c: &Candidate) -> bool {

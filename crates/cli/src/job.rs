@@ -123,7 +123,7 @@ async fn stop(client: &Client, args: JobStop) -> anyhow::Result<Exit> {
     Watch { json: args.output.json, timeout, fail_on_kill: args.fail_on_kill }.follow(client, op).await
 }
 
-fn detached(op: &OperationView, as_json: bool) -> anyhow::Result<Exit> {
+pub fn detached(op: &OperationView, as_json: bool) -> anyhow::Result<Exit> {
     if as_json {
         json(op)?;
     } else {

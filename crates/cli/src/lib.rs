@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod dev;
 mod doctor;
+mod drain;
 mod exit;
 mod gc;
 mod job;
@@ -13,6 +14,7 @@ mod op;
 mod output;
 mod queue;
 mod serve;
+mod shown;
 mod timeline;
 
 use std::process::ExitCode;
@@ -64,6 +66,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Dev(args) => dev::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Job(command) => job::run(&addr, command).await,
+        Command::Node(command) => drain::node(&addr, command).await,
+        Command::Datacenter(command) => drain::datacenter(&addr, command).await,
         Command::Op(command) => op::run(&addr, command).await,
         Command::Kind(command) => queue::kind(&addr, command).await,
         Command::Queue(command) => queue::run(&addr, command).await,

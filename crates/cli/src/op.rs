@@ -7,10 +7,13 @@ use curfew_core::operation::{By, Kind, State, Target};
 use tokio::time::Instant;
 
 use crate::args::{Op, OpList, Output};
+use crate::drain::progress::{live, the};
+use crate::drain::report::{report, summary};
 use crate::exit::{Exit, Usage};
 use crate::job::who;
-use crate::output::{json, line, note, table};
-use crate::timeline::{self, Timeline};
+use crate::output::{error, json, line, note, table, width};
+use crate::shown::{Shown, by_node, is_drain};
+use crate::timeline;
 
 pub async fn run(addr: &str, command: Op) -> anyhow::Result<Exit> {
     let client = Client::new(addr)?;
@@ -76,6 +79,8 @@ pub struct Watch {
 
 /// While it is followed, it is asked for this often; an end is told at once.
 const LOOK: Duration = Duration::from_millis(250);
+/// What is asked for may be thousands of allocations.
+const LOOK_AT_DRAIN: Duration = Duration::from_secs(1);
 
 impl Watch {
     /// Follows it to its end; Ctrl-C detaches and cancels nothing.
@@ -100,29 +105,21 @@ impl Watch {
 
     /// The operation at its end; nothing when it was not waited for any longer.
     async fn until_finished(&self, client: &Client, mut op: OperationView) -> anyhow::Result<Option<OperationView>> {
-        let mut timeline = Timeline::default();
+        let mut shown = Shown::of(&op, self.json);
+        let look = if is_drain(op.kind) { LOOK_AT_DRAIN } else { LOOK };
         let give_up = self.timeout.map(|t| Instant::now() + t);
-        let (mut lost, mut waiting_for) = (false, None);
+        let mut lost = false;
         loop {
-            if !self.json && op.kind != Kind::Submit {
-                timeline.lines(&op).iter().for_each(|l| line(l));
-                let said = op.waiting_for.as_deref().filter(|w| !op.state.is_finished() && w.contains("ode "));
-                if said.is_some() && waiting_for.as_deref() != said {
-                    waiting_for = said.map(str::to_owned);
-                    note(&format!("           waiting for {}", said.unwrap_or_default()));
-                }
-            }
+            shown.look(&op)?;
             if op.state.is_finished() {
                 return Ok(Some(op));
             }
-            let mut wait = LOOK;
+            let mut wait = look;
             if let Some(until) = give_up {
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    if self.json {
-                        json(&op)?;
-                    }
-                    note(&format!("gave up waiting; the operation goes on: curfew op watch {}", op.id));
+                    shown.document(&op, self.json)?;
+                    shown.note(&format!("gave up waiting; the operation goes on: curfew op watch {}", op.id));
                     return Ok(None);
                 }
                 wait = wait.min(left);
@@ -130,13 +127,13 @@ impl Watch {
             match client.wait(op.id, wait).await {
                 Ok(now) => {
                     if std::mem::take(&mut lost) {
-                        note("the controller is back");
+                        shown.note("the controller is back");
                     }
                     op = now;
                 }
                 Err(e) if e.is_transient() || matches!(e, Error::NotCurfew { .. }) => {
                     if !std::mem::replace(&mut lost, true) {
-                        note(&format!("{e}; the operation is written down, waiting for the controller"));
+                        shown.note(&format!("{e}; the operation is written down, waiting for the controller"));
                     }
                     tokio::time::sleep(wait.min(LOOK)).await;
                 }
@@ -146,6 +143,9 @@ impl Watch {
     }
 
     fn ended(&self, op: &OperationView, file: Option<&str>) -> anyhow::Result<Exit> {
+        if by_node(op.kind) {
+            return Ok(self.ended_by_node(op));
+        }
         let registered = op.outcome.as_ref().and_then(|o| o.registered.as_ref());
         if self.json {
             json(op)?;
@@ -159,6 +159,18 @@ impl Watch {
             anyhow::bail!("{file}: {e}");
         }
         Ok(exit_of(op, self.fail_on_kill))
+    }
+
+    /// What came of each node. As JSON the last line was its end already.
+    fn ended_by_node(&self, op: &OperationView) -> Exit {
+        if !self.json {
+            let report = report(op, width());
+            line(&if report.is_empty() { summary(op) } else { format!("\n{report}\n\n{}", summary(op)) });
+        }
+        if op.state == State::Failed {
+            error(&format!("{}: {}", the(&op.target), op.error.as_deref().unwrap_or("failed")));
+        }
+        exit_of(op, self.fail_on_kill)
     }
 }
 
@@ -229,6 +241,7 @@ pub fn show(op: &OperationView) {
         Target::Job(key) => line(&format!("job           {} (namespace {})", key.job, key.namespace)),
         Target::Node { node, name } => line(&format!("node          {name} ({node})")),
         Target::Datacenter { datacenter } => line(&format!("datacenter    {datacenter}")),
+        Target::Nodes { nodes } => line(&format!("nodes         {nodes}")),
     }
     line(&format!("actor         {}", op.actor));
     optional("reason", op.reason.clone());
@@ -243,6 +256,14 @@ pub fn show(op: &OperationView) {
     optional("to be ended", op.cancel.as_ref().filter(|_| !op.state.is_finished()).map(|c| format!("cancelled {}", by(c))));
     for w in &op.warnings {
         line(&format!("warning       {w}"));
+    }
+    if is_drain(op.kind) && !op.state.is_finished() {
+        let now = curfew_core::Clock::now(&curfew_controller::SystemClock);
+        let width = width().unwrap_or(usize::MAX);
+        line("");
+        live(op, now, width, usize::MAX).iter().for_each(|l| line(l));
+    } else if by_node(op.kind) {
+        line(&format!("\n{}\n\n{}", report(op, width()), summary(op)));
     }
     tasks(op);
 }

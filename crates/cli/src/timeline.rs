@@ -19,8 +19,18 @@ impl Timeline {
         Self { zero: Some(zero), ..Self::default() }
     }
 
+    /// Lines of an operation count from here.
+    pub fn zero(&self, op: &OperationView) -> Timestamp {
+        self.zero.unwrap_or(op.requested_at)
+    }
+
     pub fn lines(&mut self, op: &OperationView) -> Vec<String> {
-        let zero = self.zero.unwrap_or(op.requested_at);
+        let new = self.events(op);
+        told(new, self.zero(op))
+    }
+
+    /// What was not said before, in no order.
+    pub fn events(&mut self, op: &OperationView) -> Vec<(Timestamp, String)> {
         let first = self.said.is_empty();
         let mut new: Vec<(Timestamp, String)> = Vec::new();
         let mut say = |at: Timestamp, key: String, text: String| {
@@ -47,9 +57,14 @@ impl Timeline {
             };
             say(at, "finished".into(), format!("{target}: {text}"));
         }
-        new.sort_by_key(|(at, _)| *at);
-        new.into_iter().map(|(at, text)| format!("{:>+8.3}s  {text}", at.seconds_after(zero))).collect()
+        new
     }
+}
+
+/// As lines in the order of their times.
+pub fn told(mut events: Vec<(Timestamp, String)>, zero: Timestamp) -> Vec<String> {
+    events.sort_by_key(|(at, _)| *at);
+    events.into_iter().map(|(at, text)| format!("{:>+8.3}s  {text}", at.seconds_after(zero))).collect()
 }
 
 fn task_lines(a: &AllocOutcome, t: &TaskOutcome, say: &mut impl FnMut(Timestamp, String, String)) {

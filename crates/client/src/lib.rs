@@ -17,10 +17,12 @@ use std::time::Duration;
 
 use curfew_core::OpId;
 pub use curfew_core::api::{
-    ExtendRequest, HeldView, InterveneRequest, KindView, OperationView, PauseKindRequest, PlanView, Problem, QueueCountView,
-    QueueView, SpecText, StatusView, StopRequest, SubmitRequest, Who,
+    AllocPlan, DrainPlan, DrainRequest, ExtendRequest, Gets, HeldView, InterveneRequest, KindView, NodePlan, OperationView,
+    PauseKindRequest, PlanView, Problem, QueueCountView, QueueView, SpecText, StatusView, StopRequest, SubmitRequest,
+    UndrainRequest, Who,
 };
 use curfew_core::audit::AuditRow;
+pub use curfew_core::drain::{MaxParallel, Selection, Strategy};
 pub use curfew_core::operation::{Kind, Target};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
@@ -107,6 +109,21 @@ impl Client {
 
     pub async fn stop(&self, job: &str, request: &StopRequest, idempotency_key: Option<&str>) -> Result<OperationView, Error> {
         self.change(&format!("/v1/jobs/{}/stop", utf8_percent_encode(job, SEGMENT)), request, idempotency_key).await
+    }
+
+    /// Drains the nodes of a selection; `dry_run` is for [`Client::drain_plan`].
+    pub async fn drain(&self, request: &DrainRequest, idempotency_key: Option<&str>) -> Result<OperationView, Error> {
+        self.change("/v1/nodes/drain", &DrainRequest { dry_run: false, ..request.clone() }, idempotency_key).await
+    }
+
+    /// What that drain would do.
+    pub async fn drain_plan(&self, request: &DrainRequest) -> Result<DrainPlan, Error> {
+        let request = DrainRequest { dry_run: true, ..request.clone() };
+        self.call(Method::POST, "/v1/nodes/drain", Some(&to_value(&request)), None, CHANGE).await
+    }
+
+    pub async fn undrain(&self, request: &UndrainRequest, idempotency_key: Option<&str>) -> Result<OperationView, Error> {
+        self.change("/v1/nodes/undrain", request, idempotency_key).await
     }
 
     pub async fn operation(&self, id: OpId) -> Result<OperationView, Error> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use curfew_core::operation::{Kind, Operation, Request, State};
+use curfew_core::operation::{Kind, Operation, State};
 use curfew_core::{OpId, Timestamp};
 use curfew_store::{Change, StepResult, Store, StoreError, Wanted};
 use futures::FutureExt;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agenda::Agenda;
-use crate::duty::Duty;
+use crate::duty::{Duty, live};
 use crate::error::chain;
 use crate::pulse::{IDLE, Loop, Pulse};
 use crate::shutdown::{CLEAN_UP, WRITE_DOWN};
@@ -235,7 +235,7 @@ impl Dispatcher {
         self.steps.spawn(async move {
             for id in ids {
                 match store.operation(id).await {
-                    Ok(Some(op)) => keeper.stop_changed(op).await,
+                    Ok(Some(op)) => keeper.changed(op).await,
                     Ok(None) => {}
                     Err(e) => tracing::error!(operation = %id, error = %chain(&e), "a changed operation could not be read"),
                 }
@@ -249,13 +249,13 @@ impl Dispatcher {
         }
         let (store, keeper) = (self.store.clone(), self.tools.keeper.clone());
         self.steps.spawn(async move {
-            match store.live(Kind::Stop).await {
-                Ok(stops) => {
-                    for op in stops {
-                        keeper.stop_changed(op).await;
+            match live(&*store).await {
+                Ok(all) => {
+                    for op in all {
+                        keeper.changed(op).await;
                     }
                 }
-                Err(e) => tracing::error!(error = %chain(&e), "the live stops could not be read"),
+                Err(e) => tracing::error!(error = %chain(&e), "the live operations could not be read"),
             }
         });
     }
@@ -333,8 +333,8 @@ impl Worker {
         loop {
             match self.store.finish_step(op, done.result.clone(), done.audit.clone(), self.tools.clock.now()).await {
                 Ok(after) => {
-                    if let (Request::Stop { target, .. }, true) = (&op.request, finished && after.state.is_finished()) {
-                        self.tools.keeper.stop_closed(op.id, target.clone()).await;
+                    if finished && after.state.is_finished() && after.kind().reports_clocks() {
+                        self.tools.keeper.tell(after).await;
                     }
                     return;
                 }
@@ -403,7 +403,7 @@ impl Worker {
             return Err(StoreError::Fenced { id: op.id, epoch: op.lease.epoch });
         };
         // Somebody moved its deadline elsewhere: its clocks need not wait for this step.
-        self.tools.keeper.stop_changed(row).await;
+        self.tools.keeper.changed(row).await;
         Ok(())
     }
 }

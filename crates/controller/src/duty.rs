@@ -1,7 +1,7 @@
 //! The keeper's duty: one controller keeps the clocks and sends SIGKILL, the others stand by.
 //!
 //! ```text
-//!             taken: clocks and live stops are read from the database
+//!             taken: clocks and live operations are read from the database
 //!  standing by ────────────────────────────────▶ held ──▶ renewed each fifth of `keeper_lease`
 //!       ▲                                         │ │
 //!       │   somebody took it, or it was given up  │ └─ not renewed in time: run out, nothing is sent until it is
@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use curfew_core::operation::{By, Kind, Lease};
+use curfew_core::operation::{By, Kind, Lease, Operation};
 use curfew_core::{Clock, Timestamp};
 use curfew_store::{Change, Store, StoreError};
 use tokio::sync::broadcast::error::RecvError;
@@ -136,6 +136,15 @@ pub struct Watch {
     pub resync: Arc<Notify>,
 }
 
+/// What has not finished of the kinds that the clocks go by.
+pub async fn live(store: &dyn Store) -> Result<Vec<Operation>, StoreError> {
+    let mut live = vec![];
+    for kind in Kind::OPERATIONS.into_iter().filter(|k| k.reports_clocks()) {
+        live.extend(store.live(kind).await?);
+    }
+    Ok(live)
+}
+
 /// How often the log says that nobody is killed.
 const REMIND: Duration = Duration::from_secs(60);
 
@@ -164,10 +173,10 @@ impl Watch {
     async fn take_up(&self, taken: curfew_store::Duty, mut changes: broadcast::Receiver<Change>) -> Result<(), StoreError> {
         let store = &self.duty.store;
         let clocks = store.clocks().await?;
-        let stops = store.live(Kind::Stop).await?;
+        let live = live(&**store).await?;
         self.duty.look().await?;
-        tracing::info!(epoch = taken.epoch, clocks = clocks.len(), stops = stops.len(), "this controller keeps the clocks");
-        self.keeper.take_up(taken.epoch, clocks, stops).await;
+        tracing::info!(epoch = taken.epoch, clocks = clocks.len(), operations = live.len(), "this controller keeps the clocks");
+        self.keeper.take_up(taken.epoch, clocks, live).await;
         self.catch_up(&mut changes).await?;
         let began = (Instant::now(), self.duty.clock.now());
         let renewed = store.renew_duty(taken.epoch, self.lease, began.1).await?;
@@ -183,13 +192,13 @@ impl Watch {
             match changes.try_recv() {
                 Ok(Change::Operation { id, due: true }) => {
                     if let Some(op) = self.duty.store.operation(id).await? {
-                        self.keeper.stop_changed(op).await;
+                        self.keeper.changed(op).await;
                     }
                 }
                 Ok(Change::Operation { .. } | Change::Kinds) => {}
                 Ok(Change::Missed) | Err(TryRecvError::Lagged(_)) => {
-                    for op in self.duty.store.live(Kind::Stop).await? {
-                        self.keeper.stop_changed(op).await;
+                    for op in live(&*self.duty.store).await? {
+                        self.keeper.changed(op).await;
                     }
                 }
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return Ok(()),

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use curfew_core::drain::Selection;
+use curfew_core::spec::JobSpec;
 use curfew_core::{Clock, NodeId, Timestamp, doctor, duration};
 use curfew_nomad::{Error, NodeStatus, NodeStub, Nomad};
 use futures::StreamExt;
@@ -85,6 +87,48 @@ impl Nodes {
         let scheme = if node.tls { "https" } else { "http" };
         self.nomad.agent_max_kill_timeout(&format!("{scheme}://{}", node.http_addr)).await.ok()?
     }
+}
+
+/// Those of a selection, in the order of their names.
+pub(crate) async fn select(nomad: &Nomad, all: &[NodeStub], selection: &Selection) -> Result<Vec<NodeStub>, Error> {
+    let named = |n: &NodeStub| selection.nodes.is_empty() || selection.nodes.iter().any(|word| means(word, n));
+    let is = |wanted: Option<&str>, what: &str| wanted.is_none_or(|w| w == what);
+    let mut found: Vec<NodeStub> = all
+        .iter()
+        .filter(|n| {
+            named(n)
+                && is(selection.datacenter.as_ref().map(|d| d.as_str()), &n.datacenter)
+                && is(selection.node_pool.as_deref(), &n.pool)
+                && is(selection.node_class.as_deref(), &n.class)
+        })
+        .cloned()
+        .collect();
+    if !selection.meta.is_empty() {
+        // A list does not show meta.
+        let asked: Vec<Result<Option<NodeStub>, Error>> = futures::stream::iter(found)
+            .map(|n| async move {
+                let node = nomad.node(&n.id).await?;
+                let fits = node.is_some_and(|node| selection.meta.iter().all(|(k, v)| node.meta.get(k) == Some(v)));
+                Ok(fits.then_some(n))
+            })
+            .buffered(AT_ONCE)
+            .collect()
+            .await;
+        found = asked.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    }
+    found.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    Ok(found)
+}
+
+/// Whether a word on a command line means this node: its id, the beginning of it, or its name.
+pub(crate) fn means(word: &str, node: &NodeStub) -> bool {
+    node.name == word || (!word.is_empty() && node.id.as_str().starts_with(word))
+}
+
+/// Whether Nomad may place the job's allocations there.
+pub(crate) fn may_run_there(job: &JobSpec, node: &NodeStub) -> bool {
+    (job.node_pool == "all" || job.node_pool == node.pool || node.pool.is_empty())
+        && (job.datacenters.is_empty() || job.datacenters.iter().any(|p| glob(p, &node.datacenter)))
 }
 
 /// Why a job cannot be submitted as it is.

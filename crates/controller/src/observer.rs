@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_core::{Clock, Timestamp};
-use curfew_nomad::{EvalState, Event, NodeStatus, Nomad, StreamEnd};
+use curfew_nomad::{EvalState, Event, Nomad, StreamEnd};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -157,9 +157,9 @@ impl Observer {
                 Event::Job { key, purged: true, .. } => self.keeper.purged(key).await,
                 Event::Job { key, spec, .. } => self.keeper.registered(key, spec).await,
                 Event::Evaluation(e) if finished(&e.state) => self.keeper.eval_done(e.id).await,
-                Event::Node(n) if n.stub.status == NodeStatus::Ready => self.keeper.node_ready(n.stub.id).await,
+                Event::Node(n) => self.keeper.node_seen(n.stub).await,
                 Event::Bad { topic, key, why } => tracing::warn!(topic, key, why, "one event could not be read"),
-                Event::Evaluation(_) | Event::Node(_) | Event::Heartbeat | Event::Allocation(_) => {}
+                Event::Evaluation(_) | Event::Heartbeat | Event::Allocation(_) => {}
             }
         }
         if !allocations.is_empty() {

@@ -253,6 +253,7 @@ fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, fron
     let (abort, cut) = (CancellationToken::new(), CancellationToken::new());
     let tools = Tools {
         nomad: nomad.clone(),
+        store: store.clone(),
         keeper: keeper.clone(),
         clock: clock.clone(),
         config: config.clone(),

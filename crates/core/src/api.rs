@@ -5,9 +5,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::drain::{DrainOptions, MaxParallel, Selection, Strategy};
 use crate::operation::{By, Kind, Lease, Operation, Outcome, State, Target};
+use crate::spec::JobType;
 use crate::submit::Change;
-use crate::{JobId, Namespace, OpId, Timestamp, duration};
+use crate::{AllocId, Datacenter, JobId, JobKey, Namespace, NodeId, OpId, Timestamp, duration};
 
 /// `POST /v1/jobs` and `POST /v1/jobs/plan`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,6 +55,126 @@ pub struct StopRequest {
     pub no_shutdown_delay: bool,
     #[serde(flatten)]
     pub who: Who,
+}
+
+/// `POST /v1/nodes/drain`. Of what is absent: `strategy` is `migrate` for nodes that are named and `evacuate` for a selection,
+/// `drain_timeout` the configuration's for the node's datacenter, `max_parallel` all at once.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    pub selection: Selection,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
+    #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<Duration>,
+    /// Instead of a drain timeout: nothing is killed because of the drain.
+    #[serde(default)]
+    pub no_deadline: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_parallel: Option<MaxParallel>,
+    #[serde(default)]
+    pub ignore_system: bool,
+    #[serde(default)]
+    pub only_managed: bool,
+    /// Only say what it would do: the answer is a [`DrainPlan`] with status 200, and nothing is written down.
+    #[serde(default)]
+    pub dry_run: bool,
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// `POST /v1/nodes/undrain`: drains of these nodes are cancelled, and what a Curfew drain made ineligible is eligible again.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UndrainRequest {
+    pub selection: Selection,
+    /// Also nodes that somebody else drained or made ineligible.
+    #[serde(default)]
+    pub all: bool,
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// What a drain would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainPlan {
+    pub target: Target,
+    pub options: DrainOptions,
+    pub nodes: Vec<NodePlan>,
+    /// Of the whole; a node's problems are with the node.
+    pub warnings: Vec<String>,
+    /// Why the drain itself would be refused now, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// What a drain would do to one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodePlan {
+    pub id: NodeId,
+    pub name: String,
+    pub datacenter: Datacenter,
+    pub node_pool: String,
+    /// `ready`, `down`, …
+    pub status: String,
+    /// Whether it takes allocations now; if not, it will not after an undrain either.
+    pub eligible: bool,
+    /// Absent: no deadline.
+    #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<Duration>,
+    pub allocations: Vec<AllocPlan>,
+    /// What stands in the way of its promise, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// What an allocation would get.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AllocPlan {
+    pub id: AllocId,
+    #[serde(flatten)]
+    pub job: JobKey,
+    pub group: String,
+    pub job_type: JobType,
+    pub managed: bool,
+    pub gets: Gets,
+    /// The longest stop timeout of its tasks.
+    #[serde(with = "duration::text")]
+    pub stop_timeout: Duration,
+    /// Why nothing takes its place elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_replaced: Option<String>,
+}
+
+/// What a drain does to an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gets {
+    /// SIGTERM when the drain starts.
+    ToldAtOnce,
+    /// SIGTERM at the pace of its job's `migrate` block, or before the deadline.
+    ToldInTurn,
+    /// SIGTERM a stop timeout before the deadline; without a deadline it is waited for.
+    ToldLate,
+    /// SIGTERM when everything else has left, or before the deadline.
+    ToldLast,
+    /// A system job that stays.
+    Stays,
+    /// Told to leave by Nomad, but not managed and so without a clock.
+    Unclocked,
+}
+
+impl Gets {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Gets::ToldAtOnce => "SIGTERM at once",
+            Gets::ToldInTurn => "SIGTERM in turn",
+            Gets::ToldLate => "SIGTERM before the deadline",
+            Gets::ToldLast => "SIGTERM last",
+            Gets::Stays => "stays",
+            Gets::Unclocked => "no clock",
+        }
+    }
 }
 
 /// `POST /v1/operations/{id}/extend`: one of the two.
@@ -235,5 +357,10 @@ mod tests {
         assert_eq!((fine.stop_timeout, fine.who.actor.as_deref()), (Some(Duration::from_secs(2)), Some("a")));
         let submit = serde_json::from_str::<SubmitRequest>(r#"{"spec":{"hcl":""},"actr":"a"}"#).map_err(|e| e.to_string());
         assert!(submit.unwrap_err().contains("actr"));
+        let drain = |json: &str| serde_json::from_str::<DrainRequest>(json).map_err(|e| e.to_string());
+        assert!(drain(r#"{"selection":{"datacenter":"dc1"},"drain_timout":"2s"}"#).unwrap_err().contains("drain_timout"));
+        assert!(drain(r#"{"selection":{"datacenter":"dc1"},"max_parallel":"0"}"#).unwrap_err().contains("20%"));
+        let fine = drain(r#"{"selection":{"datacenter":"dc1"},"max_parallel":"10%","reason":"r"}"#).unwrap();
+        assert_eq!((fine.max_parallel, fine.who.reason.as_deref()), (Some(MaxParallel::Percent(10)), Some("r")));
     }
 }

@@ -28,6 +28,11 @@ pub enum Action {
     SigkillFailed,
     /// The clock ended without (another) SIGKILL: the task is gone or was not told to end after all.
     ClockEnded,
+    /// A node was made ineligible, or eligible again.
+    NodeIneligible,
+    NodeEligible,
+    /// Nomad took a drain of a node, or a change of one.
+    DrainAsked,
     /// A deployment was failed because its author's progress deadline passed.
     DeploymentFailed,
     /// The gc removed a dead job.
@@ -87,6 +92,9 @@ impl Action {
             Action::DutyTaken => "duty_taken",
             Action::DutyGivenUp => "duty_given_up",
             Action::ControllerStarted => "controller_started",
+            Action::NodeIneligible => "node_ineligible",
+            Action::NodeEligible => "node_eligible",
+            Action::DrainAsked => "drain_asked",
             Action::ControllerStopped => "controller_stopped",
         }
     }

@@ -104,6 +104,32 @@ pub struct Graces {
     pub settle: Duration,
 }
 
+/// The Curfew drain of an allocation's node: a live one, or the one that its meta in Nomad tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeDrain {
+    /// Without one nothing is killed because of the drain.
+    pub deadline: Option<Timestamp>,
+    /// What was told before was told by somebody else.
+    pub started_at: Timestamp,
+    pub only_managed: bool,
+    pub ignore_system: bool,
+}
+
+impl NodeDrain {
+    /// A client's clock may be behind: what it told just before the drain started was told by the drain.
+    const SKEW: Duration = Duration::from_secs(5);
+
+    /// Whether this job's allocations are to leave.
+    pub fn covers(&self, job: &JobSpec) -> bool {
+        (job.managed || !self.only_managed) && !(self.ignore_system && job.job_type == JobType::System)
+    }
+
+    /// Whether it was this drain that told the allocation, and not somebody else before.
+    fn told(&self, alloc: &Allocation, at: Timestamp) -> bool {
+        alloc.migrate && at + Self::SKEW >= self.started_at
+    }
+}
+
 /// What [`derive()`] needs beside the allocation.
 pub struct Context<'a> {
     /// The job as it was when the allocation was placed.
@@ -113,6 +139,8 @@ pub struct Context<'a> {
     /// How much later than asked for the stop reached Nomad (the controller was down, Nomad was). What was accepted is due by
     /// its request, not by when Curfew got round to it.
     pub late: Duration,
+    /// The Curfew drain of its node.
+    pub drain: Option<NodeDrain>,
     pub graces: &'a Graces,
     /// What was written down about this allocation's tasks before.
     pub memory: &'a [ClockRecord],
@@ -189,10 +217,11 @@ pub struct Derived {
 
 /// The clocks of an allocation: one for each live task that was told to end.
 ///
-/// Empty for a job that Curfew neither manages nor was asked to stop.
+/// Empty for a job that Curfew neither manages nor was asked to stop, unless it drains its node.
 pub fn derive(alloc: &Allocation, cx: &Context<'_>) -> Derived {
     let mut out = Derived::default();
-    if !cx.spec.managed && cx.demands.is_empty() {
+    let drain = cx.drain.filter(|d| alloc.desired != Desired::Run && d.covers(cx.spec));
+    if !cx.spec.managed && cx.demands.is_empty() && drain.is_none() {
         return out;
     }
     let Some(group) = cx.spec.groups.get(&alloc.group) else {
@@ -212,7 +241,7 @@ pub fn derive(alloc: &Allocation, cx: &Context<'_>) -> Derived {
         let (Some(incarnation), Some(running_since)) = (task.incarnation(), task.running_since()) else { continue };
         let key = ClockKey { alloc: alloc.id.clone(), task: name.clone(), incarnation };
         let memory = cx.memory.iter().find(|r| r.key == key);
-        let subject = Subject { alloc, group, task, spec, running_since, memory, cx };
+        let subject = Subject { alloc, group, task, spec, running_since, memory, drain, cx };
         let seen_at = memory.map_or(cx.now, |m| m.seen_at);
         let mut earliest: Option<KillClock> = None;
         for told in subject.told(told_by_sibling.as_ref()) {
@@ -220,7 +249,8 @@ pub fn derive(alloc: &Allocation, cx: &Context<'_>) -> Derived {
                 Told::Perhaps(at) => out.recheck_at = Some(out.recheck_at.map_or(at, |r| r.min(at))),
                 Told::Unreachable => out.unreachable.push(name.clone()),
                 Told::Yes { cause, start, basis } => {
-                    let due = subject.due(cause, start, basis);
+                    // A drain without a deadline waits.
+                    let Some(due) = subject.due(cause, start, basis) else { continue };
                     if earliest.as_ref().is_none_or(|e| due < e.due) {
                         earliest = Some(KillClock { key: key.clone(), cause, start, basis, seen_at, due });
                     }
@@ -344,6 +374,8 @@ struct Subject<'a> {
     spec: &'a TaskSpec,
     running_since: Timestamp,
     memory: Option<&'a ClockRecord>,
+    /// When it covers this allocation and Nomad wants that stopped.
+    drain: Option<NodeDrain>,
     cx: &'a Context<'a>,
 }
 
@@ -362,6 +394,9 @@ impl Subject<'_> {
                 Some(at) => self.by_event(Cause::Stopped, at, self.waited_delay()),
                 None => self.stopped_without_event(),
             });
+            if self.only_stopped(&told) {
+                return told;
+            }
         } else if let Some(at) = killing.or_else(|| self.remembered(Cause::Killing)) {
             told.push(self.by_event(Cause::Killing, at, self.waited_delay()));
         }
@@ -434,11 +469,53 @@ impl Subject<'_> {
         }
     }
 
-    fn due(&self, cause: Cause, start: Timestamp, basis: Basis) -> Timestamp {
-        let due = self.start_and_grace(cause, start);
-        if cause != Cause::Stopped {
-            return due;
+    /// Nothing but Nomad's wish counts: a drain moves it, which has the drain's deadline and nothing shorter, or it is nobody's
+    /// but the drain's.
+    fn only_stopped(&self, told: &[Told]) -> bool {
+        let Some(drain) = self.drain else { return false };
+        let at = told
+            .iter()
+            .find_map(|t| if let Told::Yes { start, basis, .. } = t { Some(self.ordered(*start, *basis)) } else { None });
+        self.foreign() || at.is_none_or(|at| drain.told(self.alloc, at))
+    }
+
+    /// Neither managed nor asked to stop.
+    fn foreign(&self) -> bool {
+        !self.cx.spec.managed && self.cx.demands.is_empty()
+    }
+
+    /// When the client was told, before any shutdown delay.
+    fn ordered(&self, start: Timestamp, basis: Basis) -> Timestamp {
+        match basis {
+            Basis::Event => start - self.waited_delay(),
+            Basis::Seen => self.memory.map_or(self.cx.now, |m| m.seen_at),
         }
+    }
+
+    fn due(&self, cause: Cause, start: Timestamp, basis: Basis) -> Option<Timestamp> {
+        if cause != Cause::Stopped {
+            return Some(self.start_and_grace(cause, start));
+        }
+        let Some(drain) = self.drain else { return Some(self.stop_due(start, basis)) };
+        let ordered = self.ordered(start, basis);
+        // The deadline is an instant: a shutdown delay that the client waits for does not move it. Where the client is not known
+        // to have told it, a SIGKILL might be answered by a restart.
+        let by_drain = drain.deadline.map(|d| match basis {
+            Basis::Event => d.max(ordered),
+            Basis::Seen => d.max(start + self.cx.graces.settle),
+        });
+        let moved = drain.told(self.alloc, ordered);
+        let otherwise = match (self.foreign(), moved, self.cx.demands.is_empty()) {
+            (true, ..) | (_, true, true) => None,
+            _ => Some(self.stop_due(start, basis)),
+        };
+        by_drain.into_iter().chain(otherwise).min()
+    }
+
+    /// When a stop's grace is over.
+    fn stop_due(&self, start: Timestamp, basis: Basis) -> Timestamp {
+        let cause = Cause::Stopped;
+        let due = self.start_and_grace(cause, start);
         let settle = self.cx.graces.settle;
         match basis {
             // The SIGTERM follows what was seen, and its event follows that. A task whose turn it is hears of it within a report;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Graces;
-use crate::duration::text;
+use crate::duration::{text, text_opt};
 use crate::gc;
 use crate::kinds::{Limits, Overrides};
 use crate::operation::Kind;
@@ -27,6 +27,9 @@ pub struct Config {
     /// Between SIGTERM and SIGKILL where neither the request nor the task says.
     #[serde(with = "text")]
     pub job_stop_timeout: Duration,
+    /// How long a node's tasks have to leave when it is drained.
+    #[serde(with = "text")]
+    pub drain_timeout: Duration,
     /// For a poststop task of an allocation that is wanted stopped, from its own start.
     #[serde(with = "text")]
     pub poststop_timeout: Duration,
@@ -67,6 +70,8 @@ pub struct Config {
     pub spec_cache: usize,
     /// Drivers that take no signals: their tasks keep the author's `kill_timeout`, which Nomad enforces.
     pub signalless_drivers: Vec<String>,
+    /// `[datacenters.NAME]`: what differs for the nodes of one datacenter. In the file only.
+    pub datacenters: BTreeMap<String, InDatacenter>,
     /// How often the controller runs a gc; zero means never.
     #[serde(with = "text")]
     pub gc_interval: Duration,
@@ -100,6 +105,7 @@ impl Default for Config {
             listen: "127.0.0.1:4690".into(),
             kill_timeout: secs(24 * 3600),
             job_stop_timeout: secs(30),
+            drain_timeout: secs(3600),
             poststop_timeout: secs(300),
             settle_time: Duration::from_millis(1500),
             resync_interval: secs(10),
@@ -115,6 +121,7 @@ impl Default for Config {
             max_body_bytes: 64 << 20,
             spec_cache: 20_000,
             signalless_drivers: vec!["qemu".into()],
+            datacenters: BTreeMap::new(),
             gc_interval: secs(900),
             gc_grace: secs(900),
             gc_retention: secs(7 * 24 * 3600),
@@ -153,6 +160,14 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
+/// `[datacenters.NAME]`; what is absent is as everywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InDatacenter {
+    #[serde(with = "text_opt", skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<Duration>,
+}
+
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct BadConfig(pub String);
@@ -166,6 +181,11 @@ impl Config {
     pub fn kind(&self, kind: Kind) -> Limits {
         let own = self.kinds.get(&kind).copied().unwrap_or_default();
         own.over(Limits::of(kind, self.lease_timeout, self.workers))
+    }
+
+    /// How long the tasks of a node in this datacenter have to leave.
+    pub fn drain_timeout(&self, datacenter: &str) -> Duration {
+        self.datacenters.get(datacenter).and_then(|d| d.drain_timeout).unwrap_or(self.drain_timeout)
     }
 
     /// How a gc judges.
@@ -198,6 +218,22 @@ impl Config {
                 show(self.job_stop_timeout),
                 show(self.kill_timeout)
             ));
+        }
+        let own =
+            self.datacenters.iter().filter_map(|(dc, d)| Some((format!("datacenters.{dc}.drain_timeout"), d.drain_timeout?)));
+        for (name, drain_timeout) in std::iter::once(("drain_timeout".to_owned(), self.drain_timeout)).chain(own) {
+            if drain_timeout.is_zero() {
+                return bad(format!("{name} must be longer than zero"));
+            }
+            let needed = drain_timeout + self.job_stop_timeout;
+            if needed >= self.kill_timeout {
+                return bad(format!(
+                    "{name} ({}) and job_stop_timeout ({}) must together be shorter than kill_timeout ({}): Nomad would send SIGKILL before a drain's deadline",
+                    show(drain_timeout),
+                    show(self.job_stop_timeout),
+                    show(self.kill_timeout)
+                ));
+            }
         }
         for (name, value) in [
             ("kill_timeout", self.kill_timeout),

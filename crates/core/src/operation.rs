@@ -20,6 +20,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::clock::NodeDrain;
+use crate::drain::{DrainOptions, Moved, NodeOutcome, NodeProgress, NodeRef, Selection, SetProgress};
 use crate::{AllocId, ClientStatus, Datacenter, EvalId, JobKey, NodeId, OpId, TaskName, Timestamp, duration};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,28 +29,37 @@ use crate::{AllocId, ClientStatus, Datacenter, EvalId, JobKey, NodeId, OpId, Tas
 pub enum Kind {
     Submit,
     Stop,
+    /// Empty one node.
+    DrainNode,
+    /// Empty a set of nodes: a datacenter, or several that were named. Its children drain one node each.
+    DrainDatacenter,
+    /// Let nodes take allocations again.
+    Undrain,
     /// The kill clocks. No operation is of this kind: it can be paused, and its lease is the keeper's duty.
     Kill,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 3] = [Kind::Submit, Kind::Stop, Kind::Kill];
+    pub const ALL: [Kind; 6] = [Kind::Submit, Kind::Stop, Kind::DrainNode, Kind::DrainDatacenter, Kind::Undrain, Kind::Kill];
     /// Those that operations are of.
-    pub const OPERATIONS: [Kind; 2] = [Kind::Submit, Kind::Stop];
+    pub const OPERATIONS: [Kind; 5] = [Kind::Submit, Kind::Stop, Kind::DrainNode, Kind::DrainDatacenter, Kind::Undrain];
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Submit => "submit",
             Kind::Stop => "stop",
+            Kind::DrainNode => "drain_node",
+            Kind::DrainDatacenter => "drain_datacenter",
+            Kind::Undrain => "undrain",
             Kind::Kill => "kill",
         }
     }
     /// Whether a target has one live operation of this kind at most: a second request joins it.
     pub fn joins(self) -> bool {
-        !matches!(self, Kind::Submit)
+        matches!(self, Kind::Stop)
     }
     /// Whether its steps report what the kill clocks did: they run where those are kept.
     pub fn reports_clocks(self) -> bool {
-        matches!(self, Kind::Stop)
+        matches!(self, Kind::Stop | Kind::DrainNode)
     }
     pub fn parse(s: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|k| k.as_str() == s)
@@ -93,13 +104,22 @@ impl State {
     }
 }
 
-/// What an operation is about. As JSON `{"job", "namespace"}`, `{"node", "name"}` or `{"datacenter"}`.
+/// What an operation is about. As JSON `{"job", "namespace"}`, `{"node", "name"}`, `{"datacenter"}` or `{"nodes"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Target {
     Job(JobKey),
-    Node { node: NodeId, name: String },
-    Datacenter { datacenter: Datacenter },
+    Node {
+        node: NodeId,
+        name: String,
+    },
+    Datacenter {
+        datacenter: Datacenter,
+    },
+    /// Any other set of nodes, in the words that name it.
+    Nodes {
+        nodes: String,
+    },
 }
 
 impl Target {
@@ -109,6 +129,7 @@ impl Target {
             Target::Job(JobKey { namespace, job }) => format!("job:{namespace}/{job}"),
             Target::Node { node, .. } => format!("node:{node}"),
             Target::Datacenter { datacenter } => format!("datacenter:{datacenter}"),
+            Target::Nodes { nodes } => format!("nodes:{nodes}"),
         }
     }
     /// What people call it, without its namespace.
@@ -117,6 +138,7 @@ impl Target {
             Target::Job(key) => key.job.as_str(),
             Target::Node { name, .. } => name,
             Target::Datacenter { datacenter } => datacenter.as_str(),
+            Target::Nodes { nodes } => nodes,
         }
     }
     pub fn job(&self) -> Option<&JobKey> {
@@ -139,6 +161,7 @@ impl fmt::Display for Target {
             Target::Job(key) => write!(f, "job {key}"),
             Target::Node { name, .. } => write!(f, "node \"{name}\""),
             Target::Datacenter { datacenter } => write!(f, "datacenter \"{datacenter}\""),
+            Target::Nodes { nodes } => write!(f, "nodes \"{nodes}\""),
         }
     }
 }
@@ -201,6 +224,27 @@ pub enum Request {
     },
     /// Stop a job. Several requests for the same job join into one operation; the earlier deadline wins.
     Stop { target: JobKey, demands: Vec<Demand> },
+    /// `was_eligible` is what the drain of its set found before it made the node ineligible.
+    DrainNode {
+        #[serde(flatten)]
+        node: NodeRef,
+        options: DrainOptions,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        was_eligible: Option<bool>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        moved: Option<Moved>,
+    },
+    /// `nodes` are those that the selection had when this was asked for.
+    DrainDatacenter {
+        target: Target,
+        selection: Selection,
+        nodes: Vec<NodeRef>,
+        options: DrainOptions,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        moved: Option<Moved>,
+    },
+    /// `all`: also nodes that somebody else made ineligible.
+    Undrain { target: Target, nodes: Vec<NodeRef>, all: bool },
 }
 
 impl Request {
@@ -208,22 +252,34 @@ impl Request {
         match self {
             Request::Submit { .. } => Kind::Submit,
             Request::Stop { .. } => Kind::Stop,
+            Request::DrainNode { .. } => Kind::DrainNode,
+            Request::DrainDatacenter { .. } => Kind::DrainDatacenter,
+            Request::Undrain { .. } => Kind::Undrain,
         }
     }
     pub fn target(&self) -> Target {
         match self {
             Request::Submit { target, .. } | Request::Stop { target, .. } => target.clone().into(),
+            Request::DrainNode { node, .. } => Target::Node { node: node.id.clone(), name: node.name.clone() },
+            Request::DrainDatacenter { target, .. } | Request::Undrain { target, .. } => target.clone(),
+        }
+    }
+    /// A drain's deadline, where somebody moved it.
+    pub fn moved(&self) -> Option<Moved> {
+        match self {
+            Request::DrainNode { moved, .. } | Request::DrainDatacenter { moved, .. } => *moved,
+            _ => None,
         }
     }
     pub fn demands(&self) -> &[Demand] {
         match self {
             Request::Stop { demands, .. } => demands,
-            Request::Submit { .. } => &[],
+            _ => &[],
         }
     }
 }
 
-/// How far a stop has come. Everything in it can be found again in Nomad; it saves reading it again.
+/// How far an operation has come, a stop unless it says otherwise. Everything in it can be found again in Nomad; it saves reading it again.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// How many of the request's demands have had their DELETE (a demand that joins later wants another one).
@@ -241,6 +297,12 @@ pub struct Progress {
     /// A call that changes Nomad was started and its answer never seen: read before repeating.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unknown: bool,
+    /// Of the drain of a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeProgress>,
+    /// Of the drain of a set, and of an undrain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<SetProgress>,
 }
 
 /// What came of a task: SIGTERM, the clock, SIGKILL, the end. Absent means it did not happen or Nomad no longer shows it.
@@ -275,6 +337,9 @@ pub struct Outcome {
     /// `submit`: what Nomad answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registered: Option<Registered>,
+    /// Drains and undrains: by node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeOutcome>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -339,6 +404,33 @@ impl Operation {
 
     pub fn kind(&self) -> Kind {
         self.request.kind()
+    }
+
+    /// What the drain of a node, once it started, means for the clocks of what runs there.
+    pub fn node_drain(&self) -> Option<NodeDrain> {
+        let Request::DrainNode { options, moved, .. } = &self.request else { return None };
+        let progress = self.progress.node.as_ref()?;
+        Some(NodeDrain {
+            deadline: moved.map(|m| m.until).or(progress.deadline),
+            started_at: progress.started_at?,
+            only_managed: options.only_managed,
+            ignore_system: options.ignore_system,
+        })
+    }
+
+    /// The nodes that are nobody else's while this drain is not over. A child's are its parent's.
+    pub fn claims(&self) -> Vec<NodeId> {
+        match &self.request {
+            Request::DrainNode { node, .. } if self.parent.is_none() => vec![node.id.clone()],
+            Request::DrainDatacenter { nodes, .. } => {
+                let joined = self.progress.set.iter().flat_map(|s| &s.nodes).map(|n| &n.node);
+                let mut all: Vec<NodeId> = nodes.iter().chain(joined).map(|n| n.id.clone()).collect();
+                all.sort();
+                all.dedup();
+                all
+            }
+            _ => vec![],
+        }
     }
 }
 

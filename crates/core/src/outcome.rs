@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::{Basis, ClockRecord, Graces, own_stop_timeout};
+use crate::clock::{Basis, ClockRecord, Graces, NodeDrain, own_stop_timeout};
 use crate::operation::{AllocOutcome, Demand, Outcome, TaskOutcome};
 use crate::spec::JobSpec;
 use crate::{Allocation, EventKind, Task, Timestamp};
@@ -12,10 +12,11 @@ pub fn of_allocation(
     alloc: &Allocation,
     spec: Option<&JobSpec>,
     demands: &[Demand],
+    drain: Option<NodeDrain>,
     records: &[ClockRecord],
     graces: &Graces,
 ) -> AllocOutcome {
-    let asked_at = demands.iter().map(|d| d.at).min();
+    let asked_at = demands.iter().map(|d| d.at).chain(drain.map(|d| d.started_at)).min();
     let tasks = alloc.tasks.iter().filter_map(|(name, task)| {
         let record = records.iter().filter(|r| r.key.alloc == alloc.id && r.key.task == *name).max_by_key(|r| r.key.incarnation);
         // A task that had ended before anybody asked (a prestart task, say) has no part in the stop.
@@ -30,7 +31,8 @@ pub fn of_allocation(
         let kill_at = told.map(|r| r.due).or_else(|| {
             let own = own_stop_timeout(spec?, spec?.task(&alloc.group, name)?, graces);
             let term_at = term_at?;
-            demands.iter().map(|d| d.due(term_at, Duration::ZERO, own)).min()
+            let by_drain = drain.and_then(|d| d.deadline).map(|d| d.max(term_at));
+            demands.iter().map(|d| d.due(term_at, Duration::ZERO, own)).chain(by_drain).min()
         });
         let end = (!task.lives()).then(|| task.last(EventKind::Terminated)).flatten();
         Some(TaskOutcome {
@@ -69,5 +71,5 @@ pub fn total(allocations: Vec<AllocOutcome>) -> Outcome {
         let by_us = t.signalled_at.is_some() && (t.signal == Some(9) || matches!(t.exit_code, Some(137 | -1) | None));
         if by_us { killed += 1 } else { exited += 1 }
     }
-    Outcome { exited, killed, allocations, registered: None }
+    Outcome { exited, killed, allocations, ..Outcome::default() }
 }

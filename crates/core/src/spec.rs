@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{TaskName, duration};
@@ -16,7 +17,8 @@ pub const META_OPERATION: &str = "curfew_operation";
 /// Group meta that keeps the author's `progress_deadline`.
 pub const META_PROGRESS_DEADLINE: &str = "curfew_progress_deadline";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum JobType {
     Service,
     Batch,
@@ -75,7 +77,14 @@ pub struct JobSpec {
     pub stopped: bool,
     /// Periodic or parameterized: it has no allocations of its own, and stopping it stops none of its children (design fact 14).
     pub parent: bool,
+    /// Names and patterns; empty: any.
+    pub datacenters: Vec<String>,
+    pub node_pool: String,
     pub groups: BTreeMap<String, GroupSpec>,
+}
+
+fn strings(v: &Value) -> Vec<String> {
+    v.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 fn ns(v: &Value) -> Duration {
@@ -101,6 +110,8 @@ impl JobSpec {
             stopped: job["Stop"].as_bool().unwrap_or(false),
             parent: job["ParentID"].as_str().unwrap_or("").is_empty()
                 && (job["Periodic"].is_object() || job["ParameterizedJob"].is_object()),
+            datacenters: strings(&job["Datacenters"]),
+            node_pool: job["NodePool"].as_str().filter(|p| !p.is_empty()).unwrap_or("default").to_owned(),
             groups: groups.map(|g| (g["Name"].as_str().unwrap_or("").to_owned(), group(g, job_type))).collect(),
         }
     }

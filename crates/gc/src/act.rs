@@ -240,11 +240,11 @@ impl Gc {
             return said(Outcome::Changed, "somebody else drained it since");
         };
         let state = self.known.state(drain.operation).await?;
-        if !matches!(node_left(node.eligible, node.draining, state), NodeLeft::MakeEligible(_)) {
+        if !matches!(node_left(node.eligible, node.draining, drain.was_eligible, state), NodeLeft::MakeEligible(_)) {
             return said(Outcome::Changed, "it is no longer so");
         }
-        self.nomad.undrain_node(id).await?;
-        said(Outcome::Done, "eligible again")
+        self.nomad.undrain_node(id, drain.was_eligible).await?;
+        said(Outcome::Done, if drain.was_eligible { "eligible again" } else { "its drain is ended" })
     }
 
     async fn prune(&self, found: &mut Found) {

@@ -200,7 +200,7 @@ impl Gc {
         for node in nodes.values().filter(|n| !n.eligible || n.draining) {
             let Some(drain) = node.last_drain.as_ref().and_then(|d| d.curfew.as_ref()) else { continue };
             let state = self.known.state(drain.operation).await?;
-            let (why, act) = match node_left(node.eligible, node.draining, state) {
+            let (why, act) = match node_left(node.eligible, node.draining, drain.was_eligible, state) {
                 NodeLeft::Fine => continue,
                 NodeLeft::Report(why) => (why, None),
                 NodeLeft::MakeEligible(why) => (why, Some(Act::MakeEligible(node.id.clone()))),

@@ -37,7 +37,7 @@ pub use events::{Event, EventFrame, EventStream, StreamEnd};
 pub use filter::{Filter, JobFilter};
 pub use job_list::JobPages;
 pub use jobs::{Deregistration, Registration, Validation};
-pub use nodes::{LastDrain, Node, NodeStatus, NodeStub};
+pub use nodes::{DrainDeadline, LastDrain, Node, NodeStatus, NodeStub};
 pub use rights::{May, Right};
 pub use signal::SignalOutcome;
 pub use transport::{Body, Transport, TransportError};

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use std::time::Duration;
+
 use curfew_core::drain::DrainMeta;
-use curfew_core::{NodeId, Timestamp};
+use curfew_core::spec::JobSpec;
+use curfew_core::{Allocation, NodeId, Timestamp};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::client::{Call, Nomad, found};
 use crate::error::Error;
 use crate::route::Route;
-use crate::wire::instant;
+use crate::wire::{self, AllocationWire};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeStatus {
@@ -21,6 +25,18 @@ pub enum NodeStatus {
     Other(String),
 }
 
+impl NodeStatus {
+    pub fn as_str(&self) -> &str {
+        match self {
+            NodeStatus::Initializing => "initializing",
+            NodeStatus::Ready => "ready",
+            NodeStatus::Down => "down",
+            NodeStatus::Disconnected => "disconnected",
+            NodeStatus::Other(word) => word,
+        }
+    }
+}
+
 /// What a list and an event show of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStub {
@@ -28,6 +44,7 @@ pub struct NodeStub {
     pub name: String,
     pub datacenter: String,
     pub pool: String,
+    pub class: String,
     pub status: NodeStatus,
     pub eligible: bool,
     pub draining: bool,
@@ -46,8 +63,22 @@ pub struct NodeStub {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastDrain {
     pub started_at: Option<Timestamp>,
+    /// Somebody ended it before it was complete.
+    pub cancelled: bool,
     /// When Curfew made it.
     pub curfew: Option<DrainMeta>,
+    pub meta: BTreeMap<String, String>,
+}
+
+/// How Nomad is to drain a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainDeadline {
+    /// Everything is told at once (design fact 18).
+    Now,
+    /// What is left is told then.
+    After(Duration),
+    /// What does not leave in its turn stays.
+    Never,
 }
 
 /// A node in full.
@@ -77,6 +108,8 @@ pub(crate) struct NodeWire {
     scheduling_eligibility: String,
     #[serde(default)]
     drain: bool,
+    #[serde(default)]
+    node_class: String,
     drivers: Option<BTreeMap<String, Option<DriverWire>>>,
     last_drain: Option<LastDrainWire>,
     #[serde(rename = "HTTPAddr", default)]
@@ -96,7 +129,22 @@ pub(crate) struct NodeWire {
 #[serde(rename_all = "PascalCase")]
 struct LastDrainWire {
     started_at: Option<String>,
+    #[serde(default)]
+    status: String,
     meta: Option<BTreeMap<String, String>>,
+}
+
+impl From<LastDrainWire> for LastDrain {
+    fn from(w: LastDrainWire) -> Self {
+        let meta = w.meta.unwrap_or_default();
+        Self {
+            // For people only.
+            started_at: wire::instant(w.started_at.as_deref()).ok().flatten(),
+            cancelled: w.status == "canceled",
+            curfew: DrainMeta::read(&meta),
+            meta,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -128,17 +176,14 @@ impl From<NodeWire> for Node {
                 name: w.name,
                 datacenter: w.datacenter,
                 pool: w.node_pool,
+                class: w.node_class,
                 status,
                 eligible: w.scheduling_eligibility != "ineligible",
                 draining: w.drain,
                 drivers,
                 known_drivers: known.into_keys().collect(),
                 version,
-                last_drain: w.last_drain.map(|d| LastDrain {
-                    // What cannot be read is for people only.
-                    started_at: instant(d.started_at.as_deref()).ok().flatten(),
-                    curfew: DrainMeta::read(&d.meta.unwrap_or_default()),
-                }),
+                last_drain: w.last_drain.map(LastDrain::from),
                 modify_index: w.modify_index,
             },
             http_addr: w.http_addr,
@@ -175,9 +220,47 @@ impl Nomad {
         Ok(stats["Timestamp"].as_i64().map(|ns| Timestamp::from_micros(ns.div_euclid(1000))))
     }
 
-    /// Ends whatever drain is under way and lets the node take allocations again. Safe to repeat.
-    pub async fn undrain_node(&self, id: &NodeId) -> Result<(), Error> {
-        let body = json!({ "DrainSpec": null, "MarkEligible": true });
+    /// Every allocation of a node with the job that it runs. One that cannot be read is an error: not knowing is not "nothing".
+    pub async fn node_allocations(&self, id: &NodeId) -> Result<Vec<(Allocation, Option<JobSpec>)>, Error> {
+        let answer = self.send(Call::new(Route::NodeAllocations, &[id.as_str()])).await?;
+        let list: Option<Vec<&RawValue>> =
+            serde_json::from_slice(&answer.body).map_err(|e| answer.unlike_nomad(&e.to_string()))?;
+        let read =
+            |raw: &RawValue| wire::allocation(serde_json::from_str::<AllocationWire>(raw.get()).map_err(|e| e.to_string())?);
+        let all: Result<Vec<_>, String> = list.unwrap_or_default().into_iter().map(read).collect();
+        all.map_err(|why| answer.unlike_nomad(&why))
+    }
+
+    /// Drains a node, or changes the drain that is under way. The node takes no allocations from then on. Safe to repeat.
+    pub async fn drain_node(
+        &self,
+        id: &NodeId,
+        deadline: DrainDeadline,
+        ignore_system: bool,
+        meta: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        let nanos: i64 = match deadline {
+            DrainDeadline::Now => -1,
+            DrainDeadline::Never => 0,
+            // Zero would mean never.
+            DrainDeadline::After(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX).max(1),
+        };
+        let body = json!({
+            "NodeID": id, "DrainSpec": { "Deadline": nanos, "IgnoreSystemJobs": ignore_system }, "MarkEligible": false, "Meta": meta,
+        });
         self.send(Call::new(Route::NodeDrain, &[id.as_str()]).json(&body)).await.map(|_| ())
+    }
+
+    /// Ends whatever drain is under way; the node takes allocations again when `eligible`. Safe to repeat.
+    pub async fn undrain_node(&self, id: &NodeId, eligible: bool) -> Result<(), Error> {
+        let body = json!({ "NodeID": id, "DrainSpec": Value::Null, "MarkEligible": eligible });
+        self.send(Call::new(Route::NodeDrain, &[id.as_str()]).json(&body)).await.map(|_| ())
+    }
+
+    /// Whether a node takes allocations. Nomad refuses to make one eligible that drains.
+    pub async fn set_eligibility(&self, id: &NodeId, eligible: bool) -> Result<(), Error> {
+        let word = if eligible { "eligible" } else { "ineligible" };
+        let body = json!({ "NodeID": id, "Eligibility": word });
+        self.send(Call::new(Route::NodeEligibility, &[id.as_str()]).json(&body)).await.map(|_| ())
     }
 }

@@ -66,9 +66,10 @@ routes! {
     FailDeployment: "PUT" "/v1/deployment/fail/:deployment" needs "namespace capability submit-job";
     Nodes: "GET" "/v1/nodes" needs "node policy read";
     Node: "GET" "/v1/node/:node" needs "node policy read";
+    NodeAllocations: "GET" "/v1/node/:node/allocations" needs "node policy read and namespace capability read-job";
+    NodeDrain: "PUT" "/v1/node/:node/drain" needs "node policy write";
     NodeEligibility: "PUT" "/v1/node/:node/eligibility" needs "node policy write";
     ClientStats: "GET" "/v1/client/stats" needs "node policy read";
-    NodeDrain: "PUT" "/v1/node/:node/drain" needs "node policy write";
     AgentSelf: "GET" "/v1/agent/self" needs "agent policy read";
     Members: "GET" "/v1/agent/members" needs "node policy read";
     Leader: "GET" "/v1/status/leader" needs "no capability";
@@ -84,8 +85,8 @@ impl Route {
                 | Self::DispatchJob
                 | Self::Signal
                 | Self::FailDeployment
-                | Self::NodeEligibility
                 | Self::NodeDrain
+                | Self::NodeEligibility
         )
     }
 

@@ -1,6 +1,6 @@
 //! What can go wrong with the database, by what one can do about it.
 
-use curfew_core::OpId;
+use curfew_core::{NodeId, OpId};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -13,6 +13,9 @@ pub enum StoreError {
     /// The operation is not in a state for what was asked; `why` is a sentence with the way out.
     #[error("operation {id}: {why}")]
     Refused { id: OpId, why: String },
+    /// Another drain has that node until it is over.
+    #[error("node {node} is drained by operation {by} already; watch that one (curfew op watch {by}), or cancel it first")]
+    Claimed { node: NodeId, by: OpId },
     #[error("the idempotency key \"{key}\" was used before for a different request (operation {id}); use a new key")]
     IdempotencyConflict { key: String, id: OpId },
     #[error("there is no operation {0}")]

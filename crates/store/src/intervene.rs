@@ -3,13 +3,14 @@
 //! | | queued, waiting | running | paused | finished |
 //! | --- | --- | --- | --- | --- |
 //! | cancel | never begun: cancelled; else its next step ends it | the same, when its step has ended | as queued | refused |
-//! | extend, kill-now | the demands give way to one instant | the same | the same | refused |
+//! | extend, kill-now | the demands, or a drain's deadline, give way to one instant | the same | the same | refused |
 //! | retry | refused | refused | refused | queued, unless it succeeded |
 //! | release | due now | the lease is taken away | refused | refused |
 //! | pause | paused | paused when its step has ended | – | refused |
 //! | resume | – | not paused after all | queued | refused |
 
 use curfew_core::audit::{Action, AuditEntry};
+use curfew_core::drain::{Moved, NodeProgress, NodeState};
 use curfew_core::operation::{By, Demand, Intervention, Kind, Operation, Request, State, join, replace_until};
 use curfew_core::{OpId, Timestamp};
 use serde_json::{Map, Value, json};
@@ -35,6 +36,9 @@ pub(crate) fn intervene(op: &mut Operation, what: Intervention, by: &By, rival: 
     let action = match what {
         Intervention::Cancel if op.cancel.is_some() => return Ok(None),
         Intervention::Cancel => cancel(op, by),
+        Intervention::ExtendBy(_) if no_deadline(op) => {
+            return refuse("it has no deadline that could be later; give it one by naming the instant: op extend --until".into());
+        }
         Intervention::ExtendBy(longer) => {
             let until = op.deadline.map_or(by.at, |d| d.max(by.at)) + longer;
             set_until(op, until, by, &mut detail)?;
@@ -96,14 +100,39 @@ fn cancel(op: &mut Operation, by: &By) -> Action {
     Action::Cancelled
 }
 
+fn no_deadline(op: &Operation) -> bool {
+    match &op.request {
+        Request::DrainNode { options, moved, .. } | Request::DrainDatacenter { options, moved, .. } => {
+            options.no_deadline && moved.is_none()
+        }
+        _ => false,
+    }
+}
+
+/// What an intervention on the drain of a set means for each of its children.
+pub(crate) fn for_children(op: &Operation, what: Intervention) -> Option<Intervention> {
+    let Request::DrainDatacenter { moved, .. } = &op.request else { return None };
+    match what {
+        Intervention::Cancel | Intervention::KillNow => Some(what),
+        // All of them by the same instant.
+        Intervention::ExtendBy(_) | Intervention::ExtendUntil(_) => moved.map(|m| Intervention::ExtendUntil(m.until)),
+        Intervention::Retry | Intervention::Release | Intervention::Pause | Intervention::Resume => None,
+    }
+}
+
 fn set_until(op: &mut Operation, until: Timestamp, by: &By, detail: &mut Map<String, Value>) -> Result<()> {
-    let Request::Stop { demands, .. } = &mut op.request else {
-        let why = format!("a {} has no deadline to move", op.kind().as_str());
-        return Err(StoreError::Refused { id: op.id, why });
-    };
-    let all_sent = op.progress.demands_sent >= demands.len();
-    replace_until(demands, until);
-    op.progress.demands_sent = if all_sent { demands.len() } else { 0 };
+    match &mut op.request {
+        Request::Stop { demands, .. } => {
+            let all_sent = op.progress.demands_sent >= demands.len();
+            replace_until(demands, until);
+            op.progress.demands_sent = if all_sent { demands.len() } else { 0 };
+        }
+        Request::DrainNode { moved, .. } | Request::DrainDatacenter { moved, .. } => *moved = Some(Moved { at: by.at, until }),
+        Request::Submit { .. } | Request::Undrain { .. } => {
+            let why = format!("a {} has no deadline to move", op.kind().as_str());
+            return Err(StoreError::Refused { id: op.id, why });
+        }
+    }
     detail.insert("from".into(), json!(op.deadline));
     detail.insert("until".into(), json!(until));
     op.deadline = Some(until.max(by.at));
@@ -113,6 +142,9 @@ fn set_until(op: &mut Operation, until: Timestamp, by: &By, detail: &mut Map<Str
 fn retry(op: &mut Operation, by: &By, rival: Option<OpId>) -> Result<()> {
     let id = op.id;
     let refuse = move |why: String| Err(StoreError::Refused { id, why });
+    if let Some(parent) = op.parent {
+        return refuse(format!("it is a part of operation {parent}; try that one again"));
+    }
     match (op.state, rival) {
         (State::Failed | State::Cancelled, None) => {}
         (State::Failed | State::Cancelled, Some(rival)) => {
@@ -135,10 +167,27 @@ fn retry(op: &mut Operation, by: &By, rival: Option<OpId>) -> Result<()> {
         op.progress.demands_sent = 0;
         op.deadline = None;
     }
+    again(op);
     op.run_at = by.at;
     (op.attempts, op.error, op.finished_at, op.outcome) = (0, None, None, None);
     (op.cancel, op.pause, op.waiting_for) = (None, None, None);
     Ok(())
+}
+
+/// A drain that is tried again begins anew, its timeout too; what a node was before it stays known.
+fn again(op: &mut Operation) {
+    let (Request::DrainNode { moved, .. } | Request::DrainDatacenter { moved, .. }) = &mut op.request else { return };
+    *moved = None;
+    op.deadline = None;
+    if let Some(node) = &mut op.progress.node {
+        *node = NodeProgress { was_eligible: node.was_eligible, ..NodeProgress::default() };
+    }
+    if let Some(set) = &mut op.progress.set {
+        set.round += 1;
+        for n in set.nodes.iter_mut().filter(|n| !matches!(n.state, NodeState::Drained | NodeState::Gone)) {
+            (n.state, n.child, n.report) = (NodeState::Waiting, None, None);
+        }
+    }
 }
 
 fn release(op: &mut Operation, by: &By, detail: &mut Map<String, Value>) -> Result<()> {
@@ -173,7 +222,11 @@ pub(crate) fn settle_pause(op: &mut Operation) {
         return;
     }
     op.state = State::Paused;
-    let clocks = if op.kind() == Kind::Stop { "; its clocks run on" } else { "" };
+    let clocks = match op.kind() {
+        Kind::Stop | Kind::DrainNode => "; its clocks run on",
+        Kind::DrainDatacenter => "; the nodes that drain go on",
+        Kind::Submit | Kind::Undrain | Kind::Kill => "",
+    };
     op.waiting_for = Some(format!("somebody to resume it: {} paused it{clocks}", by.actor));
 }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Lease, Operation, Outcome, Progress, Request, State, Target};
-use curfew_core::{OpId, Timestamp};
+use curfew_core::{NodeId, OpId, Timestamp};
 use tokio::sync::broadcast;
 
 mod error;
@@ -185,7 +185,8 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a request down, or finds the operation it belongs to: the same idempotency key (a different body is
     /// [`StoreError::IdempotencyConflict`]); else, for a kind that joins, a live one of the same target, which takes the demand in
     /// (`core::operation::join`), becomes due now, and counts its revision up; the newest demand never counts as sent, even when
-    /// the list was folded. A `requested` or `joined` row goes into the audit trail in the same transaction.
+    /// the list was folded. A `requested` or `joined` row goes into the audit trail in the same transaction. A drain claims its
+    /// nodes (`Operation::claims`), all of them or [`StoreError::Claimed`], and has them until it has finished.
     async fn create(&self, new: NewOperation) -> Result<Created>;
 
     /// Leases up to `limit` operations of the `wanted` kinds, each kind up to its own: those in `ids` first when they are `queued`
@@ -201,7 +202,8 @@ pub trait Store: Send + Sync + 'static {
     /// leased (somebody joined or intervened), a `waiting` result is due at once instead of at its `run_at`; the row's own deadline
     /// and everybody's warnings are kept. When somebody joined, a finished result becomes `queued` instead, due at once; then
     /// `audit` loses its `succeeded`, `failed` or `cancelled` row and gains a `waiting` one that says why. A row that was paused
-    /// meanwhile becomes `paused` unless it has finished. Returns the row as it is then.
+    /// meanwhile becomes `paused` unless it has finished. When it has, its claims are free and its parent, if it lives, is due at
+    /// once. Returns the row as it is then.
     async fn finish_step(
         &self,
         leased: &Operation,
@@ -211,8 +213,14 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Operation>;
 
     /// What a person does to an operation, with its row in the audit trail. Doing again what is done already changes nothing;
-    /// what its state does not allow is [`StoreError::Refused`].
+    /// what its state does not allow is [`StoreError::Refused`]. Of the drain of a set, a cancel and a moved deadline are handed
+    /// to the children that live, in the same transaction. A retry claims the nodes again.
     async fn intervene(&self, id: OpId, what: Intervention, by: By) -> Result<Operation>;
+
+    /// Claims more nodes for a drain that lives, all of them or [`StoreError::Claimed`]. Those that it has already stay.
+    async fn claim(&self, id: OpId, nodes: Vec<NodeId>) -> Result<()>;
+    /// Every claimed node, and which operation has it.
+    async fn claims(&self) -> Result<Vec<(NodeId, OpId)>>;
 
     async fn operation(&self, id: OpId) -> Result<Option<Operation>>;
     async fn operations(&self, filter: OperationFilter) -> Result<Vec<Operation>>;

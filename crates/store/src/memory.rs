@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation, State};
-use curfew_core::{OpId, Timestamp};
+use curfew_core::{NodeId, OpId, Timestamp};
 use tokio::sync::broadcast;
 
 use crate::rows::Rows;
@@ -182,6 +182,14 @@ impl Store for MemoryStore {
 
     async fn intervene(&self, id: OpId, what: Intervention, by: By) -> Result<Operation> {
         self.write(|t| t.rows.intervene(id, what, &by))
+    }
+
+    async fn claim(&self, id: OpId, nodes: Vec<NodeId>) -> Result<()> {
+        self.write(|t| t.rows.claim(id, nodes))
+    }
+
+    async fn claims(&self) -> Result<Vec<(NodeId, OpId)>> {
+        Ok(self.tables()?.rows.claims().map(|(node, id)| (node.clone(), *id)).collect())
     }
 
     async fn operation(&self, id: OpId) -> Result<Option<Operation>> {

@@ -6,7 +6,7 @@ use std::mem;
 
 use curfew_core::audit::AuditEntry;
 use curfew_core::operation::{By, Intervention, Kind, Operation};
-use curfew_core::{OpId, Timestamp};
+use curfew_core::{NodeId, OpId, Timestamp};
 
 use crate::{Change, Created, NewOperation, Result, StepResult, StoreError, intervene, rules};
 
@@ -18,6 +18,8 @@ pub(crate) struct Rows {
     due: BTreeSet<(Kind, Timestamp, OpId)>,
     held: BTreeSet<(Kind, Timestamp, OpId)>,
     keys: HashMap<String, (String, OpId)>,
+    /// Whose a node is.
+    claims: BTreeMap<NodeId, OpId>,
     pub(crate) wrote: Wrote,
     /// How far the rows' clock is ahead of the caller's, in microseconds: callers see their own.
     pub(crate) skew: i64,
@@ -31,6 +33,9 @@ pub(crate) struct Wrote {
     /// Those of `updated` whose request is another, too.
     pub(crate) requests: BTreeSet<OpId>,
     pub(crate) keys: Vec<(String, String, OpId)>,
+    /// Whose claims are gone; that comes before the new ones.
+    pub(crate) released: BTreeSet<OpId>,
+    pub(crate) claimed: Vec<(NodeId, OpId)>,
     pub(crate) audit: Vec<AuditEntry>,
     pub(crate) changes: Vec<Change>,
 }
@@ -77,6 +82,54 @@ impl Rows {
 
     pub(crate) fn load_key(&mut self, key: String, digest: String, id: OpId) {
         self.keys.insert(key, (digest, id));
+    }
+
+    pub(crate) fn load_claim(&mut self, node: NodeId, id: OpId) {
+        self.claims.insert(node, id);
+    }
+
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (&NodeId, &OpId)> {
+        self.claims.iter()
+    }
+
+    /// Another operation that has one of these.
+    fn holder(&self, id: OpId, nodes: &[NodeId]) -> Option<(NodeId, OpId)> {
+        nodes.iter().find_map(|n| self.claims.get(n).filter(|by| **by != id).map(|by| (n.clone(), *by)))
+    }
+
+    fn free(&self, id: OpId, nodes: &[NodeId]) -> Result<()> {
+        self.holder(id, nodes).map_or(Ok(()), |(node, by)| Err(StoreError::Claimed { node, by }))
+    }
+
+    fn take(&mut self, id: OpId, nodes: Vec<NodeId>) {
+        for node in nodes {
+            if self.claims.insert(node.clone(), id) != Some(id) {
+                self.wrote.claimed.push((node, id));
+            }
+        }
+    }
+
+    pub(crate) fn claim(&mut self, id: OpId, nodes: Vec<NodeId>) -> Result<()> {
+        rules::may_claim(&self.of(id)?)?;
+        self.free(id, &nodes)?;
+        self.take(id, nodes);
+        Ok(())
+    }
+
+    /// What follows from an operation's end, if that is what it came to.
+    fn ended(&mut self, row: &Operation, now: Timestamp) {
+        if !row.state.is_finished() {
+            return;
+        }
+        self.claims.retain(|_, by| *by != row.id);
+        self.wrote.claimed.retain(|(_, by)| *by != row.id);
+        self.wrote.released.insert(row.id);
+        let Some(mut parent) = row.parent.and_then(|id| self.get(id)) else { return };
+        if rules::child_ended(&mut parent, now) {
+            let id = parent.id;
+            self.put(parent);
+            self.told(id, true, []);
+        }
     }
 
     pub(crate) fn forget_keys_of(&mut self, gone: &BTreeSet<OpId>) {
@@ -136,10 +189,18 @@ impl Rows {
         let live = self.live.get(&(new.request.kind(), new.request.target().key())).and_then(|id| self.get(*id));
         let (told, created) = match live {
             Some(mut op) => (rules::take_in(&mut op, new), Created::Joined(op)),
-            None => (rules::requested(&new), Created::New(rules::fresh(new))),
+            None => {
+                let told = rules::requested(&new);
+                let op = rules::fresh(new);
+                self.free(op.id, &op.claims())?;
+                (told, Created::New(op))
+            }
         };
         let id = created.operation().id;
         self.put(created.operation().clone());
+        if let Created::New(op) = &created {
+            self.take(id, op.claims());
+        }
         if let Some((key, digest)) = key {
             self.wrote.keys.push((key.clone(), digest.clone(), id));
             self.load_key(key, digest, id);
@@ -175,15 +236,28 @@ impl Rows {
         let audit = rules::finish(&mut row, leased, result, audit, now)?;
         self.put(row.clone());
         self.told(row.id, false, audit);
+        self.ended(&row, now);
         Ok(row)
     }
 
     pub(crate) fn intervene(&mut self, id: OpId, what: Intervention, by: &By) -> Result<Operation> {
         let mut row = self.of(id)?;
         let rival = self.live.get(&(row.kind(), row.request.target().key())).copied().filter(|rival| *rival != id);
+        let rival = rival.or(self.holder(id, &row.claims()).map(|(_, by)| by));
         if let Some(told) = intervene::intervene(&mut row, what, by, rival)? {
             self.put(row.clone());
             self.told(id, true, [told]);
+            if what == Intervention::Retry {
+                self.take(id, row.claims());
+            }
+            self.ended(&row, by.at);
+            if let Some(what) = intervene::for_children(&row, what) {
+                let mine = |c: &&Operation| c.parent == Some(id) && !c.state.is_finished();
+                let children: Vec<OpId> = self.all().filter(mine).map(|c| c.id).collect();
+                for child in children {
+                    self.intervene(child, what, by)?;
+                }
+            }
         }
         Ok(row)
     }

@@ -195,6 +195,27 @@ pub(crate) fn finish(
     Ok(audit)
 }
 
+/// An operation that has finished can have no more nodes.
+pub(crate) fn may_claim(op: &Operation) -> Result<()> {
+    if op.state.is_finished() {
+        let why = format!("it is {} already and can have no more nodes", op.state.as_str());
+        return Err(StoreError::Refused { id: op.id, why });
+    }
+    Ok(())
+}
+
+/// A child came to its end. Whether that makes its parent another row: it is due at once, also when its step runs now.
+pub(crate) fn child_ended(parent: &mut Operation, now: Timestamp) -> bool {
+    if parent.state.is_finished() {
+        return false;
+    }
+    parent.revision += 1;
+    if parent.state != State::Paused {
+        parent.run_at = parent.run_at.min(now);
+    }
+    true
+}
+
 /// Whether the DELETE that the step sent for `seen` serves the newest demand too: nobody joined since, at most somebody moved
 /// the deadline.
 fn same_delete(newest: &Demand, seen: &Demand) -> bool {
@@ -259,6 +280,9 @@ fn entry(operation: OpId, action: Action, new: &NewOperation, request: &Request)
     }
     if let Some(deadline) = new.deadline {
         detail.insert("deadline".into(), json!(deadline));
+    }
+    if let Request::DrainNode { options, .. } | Request::DrainDatacenter { options, .. } = request {
+        detail.insert("options".into(), json!(options));
     }
     if let [Demand { stop_timeout: Some(asked), .. }, ..] = request.demands() {
         detail.insert("stop_timeout".into(), json!(curfew_core::duration::format(*asked)));

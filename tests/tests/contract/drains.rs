@@ -60,6 +60,28 @@ pub async fn the_deadline_kills_nothing(on: On) {
     on.until(id(&alloc), "complete", |a| a["ClientStatus"] == "complete").await;
 }
 
+/// All of a node's allocations, each with its job, also those that have ended.
+pub async fn what_runs_on_a_node_comes_with_its_jobs(on: On) {
+    let node = on.node().await;
+    let lives = on.start(&pinned(service(&unique("on-node"), vec![task("t", POLITE)]), &node.name)).await;
+    let ended = on.start(&pinned(batch(&unique("on-node-b"), vec![task("t", POLITE)]), &node.name)).await;
+    on.signal(id(&ended), "SIGTERM", "t").await.ok();
+    on.until(id(&ended), "complete", |a| a["ClientStatus"] == "complete").await;
+    let all = on.get(&format!("/v1/node/{}/allocations", node.id)).await.ok();
+    for alloc in [&lives, &ended] {
+        let found = all.body.as_array().unwrap().iter().find(|a| a["ID"] == alloc["ID"]).unwrap();
+        assert_eq!(
+            (&found["Job"]["ID"], &found["NodeID"]),
+            (&alloc["JobID"], &json!(node.id)),
+            "{}",
+            brief(std::slice::from_ref(found))
+        );
+        assert!(found["TaskStates"]["t"]["State"].is_string() && found["Job"]["TaskGroups"][0]["Tasks"].is_array());
+    }
+    let nobody = on.get("/v1/node/00000000-0000-0000-0000-000000000000/allocations").await.ok();
+    assert_eq!(nobody.text.trim(), "[]", "an unknown node has none");
+}
+
 /// Nothing is said to it in the first seconds; at the deadline it is.
 async fn quiet_until_the_deadline(on: &On, node: &Lease, job: Value) {
     let alloc = on.start(&pinned(job, &node.name)).await;

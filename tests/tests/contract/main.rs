@@ -57,6 +57,7 @@ const CASES: &[Case] = cases![
     4 Nodes drains::cancelled_it_gives_the_node_back;
     4 Nodes drains::again_with_another_deadline;
     4 Nodes drains::meta_is_kept_in_last_drain;
+    4 Nodes drains::what_runs_on_a_node_comes_with_its_jobs;
     5 Shared rollouts::the_replacement_waits_for_the_old_allocation;
     5 Shared rollouts::the_replacement_waits_on_another_node_too;
     6 Shared stops::a_purge_hides_a_living_process;

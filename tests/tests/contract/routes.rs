@@ -28,6 +28,8 @@ const COVERED: &[(&str, &str)] = &[
     ("PUT /v1/deployment/fail/:deployment", "rollouts::failing_a_deployment_rolls_it_back"),
     ("GET /v1/nodes", "filters::nodes_with_their_resources"),
     ("GET /v1/node/:node", "filters::nodes_with_their_resources"),
+    ("GET /v1/node/:node/allocations", "drains::what_runs_on_a_node_comes_with_its_jobs"),
+    ("PUT /v1/node/:node/drain", "drains::meta_is_kept_in_last_drain"),
     ("PUT /v1/node/:node/eligibility", "words::what_asks_for_a_right_changes_nothing"),
     ("GET /v1/client/stats", "nodes::its_clock_is_asked_for_as_a_signal_is_sent"),
     ("GET /v1/agent/members", "words::leader_and_agent"),

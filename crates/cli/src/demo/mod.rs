@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use curfew_client::{Client, OperationView, SpecText, StopRequest, SubmitRequest};
+use curfew_client::{Client, DrainRequest, OperationView, Selection, SpecText, StopRequest, SubmitRequest, UndrainRequest};
 use curfew_controller::SystemClock;
 use curfew_core::config::Config;
 use curfew_core::gc::Verdict;
@@ -21,15 +21,19 @@ use tokio::time::Instant;
 
 use crate::args;
 use crate::dev;
+use crate::drain::report::{self, report};
 use crate::exit::{Exit, Usage};
 use crate::job;
-use crate::output::{line, note};
+use crate::output::{line, note, width};
+use crate::shown::Shown;
 use crate::timeline::{Timeline, summary};
 use controller::Controller;
 use promises::Promises;
 
 const GRACEFUL: &str = include_str!("../../../../jobspecs/poller-graceful.nomad.hcl");
 const IMPOLITE: &str = include_str!("../../../../jobspecs/poller-impolite.nomad.hcl");
+/// Of the embedded cluster's two nodes in dc1 and one in dc2.
+const DRAINED: &str = "dc1";
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Jobs that are not running after this are not going to.
 const PLACED_IN: Duration = Duration::from_secs(30);
@@ -52,7 +56,7 @@ pub async fn run(_args: args::Demo) -> anyhow::Result<Exit> {
         }
     };
     let told = tokio::select! {
-        told = story(&addr, &dir) => told,
+        told = story(&addr, cluster.is_some(), &dir) => told,
         _ = tokio::signal::ctrl_c() => {
             note("stopped");
             Ok(Exit::Failed)
@@ -66,18 +70,20 @@ pub async fn run(_args: args::Demo) -> anyhow::Result<Exit> {
 
 struct Demo {
     nomad: Nomad,
+    /// The cluster is the demo's own.
+    own: bool,
     client: Client,
     zero: Timestamp,
     promises: Promises,
 }
 
-async fn story(addr: &str, dir: &TempDir) -> anyhow::Result<Exit> {
+async fn story(addr: &str, own: bool, dir: &TempDir) -> anyhow::Result<Exit> {
     let env = |name: &str| if name == "NOMAD_ADDR" { Some(addr.to_owned()) } else { std::env::var(name).ok() };
     let config = NomadConfig::from_env(env).map_err(|e| Usage(curfew_controller::error::chain(&e)))?;
     let nomad = Nomad::new(config).map_err(|e| Usage(curfew_controller::error::chain(&e)))?;
     let mut controller = Controller::start(addr, dir.path()).await?;
     let client = Client::new(controller.addr())?;
-    let mut demo = Demo { nomad, client, zero: SystemClock.now(), promises: Promises::default() };
+    let mut demo = Demo { nomad, own, client, zero: SystemClock.now(), promises: Promises::default() };
     let told = demo.tell(&mut controller).await;
     if told.is_err() {
         demo.clean_up().await;
@@ -128,9 +134,10 @@ impl Demo {
         line(&format!("           {}", summary(&survived)));
         self.promises.killed("The clock survives kill -9 of the controller", &survived);
         self.promises.same_clock(clock, &survived);
+        self.a_datacenter_drained().await?;
 
         line(
-            "\n4. The controller is lost for good, and its database with it. A job is stopped behind its back; the gc reaps it.\n",
+            "\n5. The controller is lost for good, and its database with it. A job is stopped behind its back; the gc reaps it.\n",
         );
         self.lost_for_good(controller).await?;
         for name in ["graceful", "impolite"] {
@@ -138,6 +145,74 @@ impl Demo {
             self.promises.nothing_left(&id(name), left);
         }
         Ok(())
+    }
+
+    /// What can move runs in the other datacenter; what ignores SIGTERM is gone at the deadline.
+    async fn a_datacenter_drained(&mut self) -> anyhow::Result<()> {
+        if !self.own {
+            line("\n4. Left out on a cluster that is not the demo's own: datacenter dc1 would be drained.");
+            return Ok(());
+        }
+        line("\n4. Datacenter dc1 is drained, with 5s to leave.\n");
+        self.submit("graceful", GRACEFUL).await?;
+        self.submit("impolite", &IMPOLITE.replacen("[\"dc1\", \"dc2\"]", "[\"dc1\"]", 1)).await?;
+        self.until_running("graceful").await?;
+        self.until_running("impolite").await?;
+        let selection = Selection { datacenter: Some(DRAINED.into()), ..Selection::default() };
+        let who = || job::who(Some("curfew demo".into()));
+        let request = DrainRequest {
+            selection: selection.clone(),
+            drain_timeout: Some(STOP_TIMEOUT),
+            who: who(),
+            ..DrainRequest::default()
+        };
+        let op = self.client.drain(&request, None).await?;
+        let op = self.look_on(op).await?;
+        line(&format!("\n{}\n\n           {}\n", report(&op, width()), report::summary(&op)));
+        let mut late = vec![];
+        for n in op.outcome.iter().flat_map(|o| &o.nodes) {
+            let Some(child) = n.operation else { continue };
+            let child = self.client.operation(child).await?;
+            let tasks = child.outcome.into_iter().flat_map(|o| o.allocations).flat_map(|a| a.tasks);
+            let killed = tasks.filter(|t| t.signalled_at.is_some());
+            late.extend(killed.filter_map(|t| Some(t.ended_at?.seconds_after(n.deadline?))));
+        }
+        let mut alive = 0;
+        for node in self.nomad.nodes(None).await?.into_iter().filter(|n| n.datacenter == DRAINED) {
+            let tasks = self.nomad.node_allocations(&node.id).await?;
+            let live = tasks.iter().flat_map(|(a, _)| a.tasks.values()).filter(|t| t.lives()).count();
+            alive += live;
+        }
+        self.promises.drained(DRAINED, &op, alive, &late);
+        self.until_running("graceful").await?;
+        for name in ["graceful", "impolite"] {
+            let op = self.stop(name).await?;
+            self.client.wait(op.id, STOP_TIMEOUT + GRACE).await?;
+        }
+        let op = self.client.undrain(&UndrainRequest { selection, all: false, who: who() }, None).await?;
+        let op = self.client.wait(op.id, GRACE).await?;
+        self.say(&report::summary(&op));
+        Ok(())
+    }
+
+    /// A drain to its end, as `curfew datacenter drain` shows it.
+    async fn look_on(&self, mut op: OperationView) -> anyhow::Result<OperationView> {
+        let mut shown = Shown::drain(self.zero);
+        let give_up = Instant::now() + STOP_TIMEOUT + GRACE;
+        loop {
+            shown.look(&op)?;
+            if op.state.is_finished() {
+                return Ok(op);
+            }
+            if Instant::now() > give_up {
+                bail!(
+                    "{} is not drained; it waits for {}",
+                    op.target.name(),
+                    op.waiting_for.as_deref().unwrap_or("nothing it could name")
+                );
+            }
+            op = self.client.wait(op.id, Duration::from_millis(500)).await?;
+        }
     }
 
     /// What nobody keeps a clock for any more lives until a gc comes by. Healthy work beside it is left alone.

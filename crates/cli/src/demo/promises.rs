@@ -75,6 +75,14 @@ impl Promises {
         }
     }
 
+    /// `late`: how long after the deadline each task that was killed had ended.
+    pub fn drained(&mut self, datacenter: &str, op: &OperationView, alive: usize, late: &[f64]) {
+        let last = late.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let what = format!("{alive} tasks alive, the last was dead {last:+.3}s from the deadline");
+        let in_time = !late.is_empty() && late.iter().all(|l| *l >= 0.0 && *l <= DEAD_WITHIN.as_secs_f64());
+        self.note(&format!("Nothing of {datacenter} lives at the drain's deadline"), what, done(op) && alive == 0 && in_time);
+    }
+
     pub fn reaped(&mut self, done: usize, left: usize, healthy: bool) {
         let beside =
             if healthy { "the healthy job beside it is the same process" } else { "the healthy job beside it was touched" };

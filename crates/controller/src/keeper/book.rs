@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use curfew_core::audit::{Action, AuditEntry};
 use curfew_core::clock::{Basis, Cause, ClockKey, ClockRecord, Context, Derived, Graces, KillClock, derive, is_over};
-use curfew_core::operation::{AllocOutcome, By, Demand, Operation, Request};
+use curfew_core::operation::{By, Demand};
 use curfew_core::spec::JobSpec;
-use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeId, OpId, TaskName, Timestamp, outcome};
+use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeId, OpId, TaskName, Timestamp};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::drains::{Drains, Known};
 use super::specs::Specs;
-
-/// Evaluations of anybody's that may be complete between a DELETE and its answer.
-const EARLY_EVALS: usize = 512;
+use super::stops::Stop;
 
 /// What is to be done, by those who can.
 #[derive(Debug)]
@@ -37,6 +36,8 @@ pub enum Effect {
         node: NodeId,
         clocks: Vec<Shot>,
     },
+    /// Read this node and hand it to [`Book::node_read`].
+    ReadNode(NodeId),
     /// Something changed that this operation waits for.
     Nudge(OpId),
 }
@@ -77,37 +78,13 @@ pub enum Answer {
     Failed(String),
 }
 
-/// A live stop operation.
-struct Stop {
-    op: OpId,
-    demands: Vec<Demand>,
-    /// Of the row that the demands are from: who read it earlier may come later.
-    revision: u64,
-    /// See `Context::late`.
-    late: Duration,
-    delete_index: Option<u64>,
-    eval: Option<EvalId>,
-    /// Nomad has told every allocation: the evaluation of the DELETE is complete.
-    eval_done: bool,
-    /// Events may have been lost since it was opened.
-    gap: bool,
-    ready: bool,
-}
-
-impl Stop {
-    /// Whether an allocation placed by this specification is this stop's: registered before the DELETE.
-    fn covers(&self, spec: &JobSpec) -> bool {
-        self.delete_index.is_none_or(|i| spec.job_modify_index < i)
-    }
-}
-
 #[derive(Default)]
-struct Tracked {
+pub(super) struct Tracked {
     /// Absent after a restart until it is read.
-    alloc: Option<Allocation>,
-    spec: Option<Arc<JobSpec>>,
-    records: Vec<ClockRecord>,
-    unreachable: Vec<TaskName>,
+    pub(super) alloc: Option<Allocation>,
+    pub(super) spec: Option<Arc<JobSpec>>,
+    pub(super) records: Vec<ClockRecord>,
+    pub(super) unreachable: Vec<TaskName>,
     /// A read or a signal is under way.
     busy: bool,
     wake: Option<Timestamp>,
@@ -117,42 +94,28 @@ struct Tracked {
     shots: Vec<(ClockKey, Timestamp, CancellationToken)>,
     /// None of its clocks may pass: its read can be made with others', some time ahead.
     shared: bool,
-    seen: Timestamp,
+    pub(super) seen: Timestamp,
 }
 
 pub struct Book {
-    graces: Graces,
+    pub(super) graces: Graces,
     read_lead: Duration,
-    kill_timeout: Duration,
+    pub(super) kill_timeout: Duration,
     actor: String,
     pub specs: Specs,
-    allocs: HashMap<AllocId, Tracked>,
-    by_job: HashMap<JobKey, HashSet<AllocId>>,
-    stops: HashMap<JobKey, Stop>,
-    evals: HashMap<EvalId, JobKey>,
+    pub(super) allocs: HashMap<AllocId, Tracked>,
+    pub(super) by_job: HashMap<JobKey, HashSet<AllocId>>,
+    pub(super) by_node: HashMap<NodeId, HashSet<AllocId>>,
+    pub(super) drains: Drains,
+    pub(super) stops: HashMap<JobKey, Stop>,
+    pub(super) evals: HashMap<EvalId, JobKey>,
     /// Evaluations that were complete before their DELETE's answer was handled; the newest of them.
-    early_evals: VecDeque<EvalId>,
+    pub(super) early_evals: VecDeque<EvalId>,
     wakes: BTreeSet<(Timestamp, AllocId)>,
-    leave: Leave,
+    pub(super) leave: Leave,
     /// Due, while there is no leave to kill.
     parked: HashSet<AllocId>,
     warned_nodes: HashSet<NodeId>,
-}
-
-/// What a waiting stop operation can say about itself.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct StopReport {
-    /// Nomad has told every allocation, as far as is known.
-    pub eval_done: bool,
-    /// Events may have been lost since the stop was opened.
-    pub gap: bool,
-    pub waiting_for: Option<String>,
-    /// The last clock's instant.
-    pub deadline: Option<Timestamp>,
-    pub allocations: Vec<AllocOutcome>,
-    /// Covered allocations that are not known to be over.
-    pub open: Vec<AllocId>,
-    pub warnings: Vec<String>,
 }
 
 impl Book {
@@ -165,6 +128,8 @@ impl Book {
             specs: Specs::new(config.spec_cache),
             allocs: HashMap::new(),
             by_job: HashMap::new(),
+            by_node: HashMap::new(),
+            drains: Drains::default(),
             stops: HashMap::new(),
             evals: HashMap::new(),
             early_evals: VecDeque::new(),
@@ -210,6 +175,7 @@ impl Book {
         for r in records {
             let id = r.key.alloc.clone();
             self.by_job.entry(r.job.clone()).or_default().insert(id.clone());
+            self.by_node.entry(r.node.clone()).or_default().insert(id.clone());
             let t = self.allocs.entry(id.clone()).or_default();
             let mut wake = t.wake;
             if r.ended_at.is_none() {
@@ -236,7 +202,7 @@ impl Book {
             None => {
                 let stopped = alloc.desired != Desired::Run;
                 let worth = if alloc.any_task_lives() || alloc.may_still_start() {
-                    stopped || has_sign(&alloc)
+                    stopped || has_sign(&alloc) || self.drains.live(&alloc.node).is_some()
                 } else {
                     // Over before it was ever seen told: part of a stop's report.
                     stopped && self.stops.get(&key).is_some_and(|s| s.delete_index.is_none_or(|i| alloc.create_index < i))
@@ -249,6 +215,7 @@ impl Book {
         self.warn_of_cut_kill_timeout(&alloc);
         let id = alloc.id.clone();
         self.by_job.entry(key).or_default().insert(id.clone());
+        self.by_node.entry(alloc.node.clone()).or_default().insert(id.clone());
         let t = self.allocs.entry(id.clone()).or_default();
         t.seen = now;
         if let Some(spec) = self.specs.of(&alloc) {
@@ -411,7 +378,10 @@ impl Book {
     /// A resync that began at `began` has listed everything that was told to end. What it did not name ended unseen.
     pub fn resynced(&mut self, began: Timestamp, fx: &mut Vec<Effect>) {
         for (id, t) in &mut self.allocs {
-            let unseen = t.seen < began && !t.busy && t.alloc.as_ref().is_some_and(|a| a.any_task_lives() || a.may_still_start());
+            // What only waits for its turn on a node that drains is in no such list; the drain itself looks.
+            let told = |a: &Allocation| a.desired != Desired::Run || has_sign(a);
+            let open = |a: &Allocation| told(a) && (a.any_task_lives() || a.may_still_start());
+            let unseen = t.seen < began && !t.busy && t.alloc.as_ref().is_some_and(open);
             if unseen {
                 t.busy = true;
                 fx.push(Effect::Read { id: id.clone(), full: t.spec.is_none() });
@@ -422,177 +392,18 @@ impl Book {
     /// Events were lost.
     pub fn gap(&mut self) {
         self.specs.clear();
+        self.drains.forget_told_of();
         for s in self.stops.values_mut() {
             s.gap = true;
         }
     }
 
-    /// A stop was accepted, joined, or found again after a restart.
-    pub fn stop_opened(&mut self, op: &Operation, now: Timestamp, fx: &mut Vec<Effect>) {
-        let Request::Stop { target, demands } = &op.request else { return };
-        let (key, demands) = (target.clone(), demands.clone());
-        match self.stops.get_mut(&key) {
-            Some(s) if s.op == op.id => {
-                if op.revision >= s.revision {
-                    (s.demands, s.revision) = (demands, op.revision);
-                }
-                // A row that was read before its DELETE was written down does not know yet.
-                s.late = s.late.max(op.late());
-                // Another controller kept the clocks when its DELETE was sent, or somebody died over it: not all was seen here.
-                let elsewhere = op.progress.delete_index > s.delete_index;
-                s.gap |= elsewhere || op.progress.unknown;
-                if elsewhere {
-                    self.told(op.id, &key, op.progress.delete_index, op.progress.eval.clone());
-                }
-            }
-            _ => {
-                let delete_index = op.progress.delete_index;
-                // Found again after a restart: whatever happened in between was not seen.
-                let gap = op.progress.demands_sent > 0 || op.progress.unknown;
-                let eval = op.progress.eval.clone();
-                if let Some(eval) = &eval {
-                    self.evals.insert(eval.clone(), key.clone());
-                }
-                let (revision, late) = (op.revision, op.late());
-                let stop = Stop { op: op.id, demands, revision, late, delete_index, eval, eval_done: false, gap, ready: false };
-                self.stops.insert(key.clone(), stop);
-            }
-        }
-        self.settle_job(&key, now, fx);
-    }
-
-    /// Nomad took the DELETE.
-    pub fn stop_deleted(
-        &mut self,
-        op: OpId,
-        key: &JobKey,
-        index: u64,
-        eval: Option<EvalId>,
-        now: Timestamp,
-        fx: &mut Vec<Effect>,
-    ) {
-        self.told(op, key, Some(index), eval);
-        self.settle_job(key, now, fx);
-    }
-
-    fn told(&mut self, op: OpId, key: &JobKey, index: Option<u64>, eval: Option<EvalId>) {
-        let Some(s) = self.stops.get_mut(key).filter(|s| s.op == op) else { return };
-        if let Some(old) = s.eval.take() {
-            self.evals.remove(&old);
-        }
-        s.delete_index = index;
-        s.ready = false;
-        s.eval_done = eval.as_ref().is_none_or(|e| self.early_evals.contains(e));
-        s.eval = eval.clone();
-        if let Some(eval) = eval.filter(|_| !s.eval_done) {
-            self.evals.insert(eval, key.clone());
-        }
-    }
-
-    /// An evaluation is complete: if it was a stop's, every allocation has been told.
-    pub fn eval_done(&mut self, eval: &EvalId, fx: &mut Vec<Effect>) {
-        let Some(key) = self.evals.remove(eval) else {
-            // Nomad is often done before its answer to the DELETE has been handled here.
-            if self.early_evals.len() >= EARLY_EVALS {
-                self.early_evals.pop_front();
-            }
-            self.early_evals.push_back(eval.clone());
-            return;
-        };
-        if let Some(s) = self.stops.get_mut(&key).filter(|s| s.eval.as_ref() == Some(eval)) {
-            s.eval_done = true;
-        }
-        self.check_ready(&key, fx);
-    }
-
-    /// The operation is finished; what was kept for its report can go.
-    pub fn stop_closed(&mut self, op: OpId, key: &JobKey, now: Timestamp, fx: &mut Vec<Effect>) {
-        if self.stops.get(key).is_none_or(|s| s.op != op) {
-            return;
-        }
-        if let Some(eval) = self.stops.remove(key).and_then(|s| s.eval) {
-            self.evals.remove(&eval);
-        }
-        self.settle_job(key, now, fx);
-    }
-
-    pub fn stop_report(&self, op: OpId, key: &JobKey, now: Timestamp) -> Option<StopReport> {
-        let stop = self.stops.get(key).filter(|s| s.op == op)?;
-        let mut report = StopReport { eval_done: stop.eval_done, gap: stop.gap, ..StopReport::default() };
-        let (mut live, mut nodes) = (0usize, BTreeSet::new());
-        for id in self.by_job.get(key).into_iter().flatten() {
-            let Some(t) = self.allocs.get(id).filter(|t| self.covered(stop, t)) else { continue };
-            let Some(alloc) = &t.alloc else {
-                report.open.push(id.clone());
-                continue;
-            };
-            if !self.over(t, now) {
-                report.open.push(id.clone());
-            }
-            live += alloc.tasks.values().filter(|t| t.lives()).count();
-            let failing = t.records.iter().filter(|r| r.ended_at.is_none());
-            for r in failing {
-                report.deadline = report.deadline.max(Some(r.due));
-                if let Some(e) = &r.last_error {
-                    nodes.insert(format!("node {} ({e})", r.node_name));
-                }
-            }
-            if !t.unreachable.is_empty() {
-                nodes.insert(format!(
-                    "node {} to come back (allocation {} is {})",
-                    alloc.node_name,
-                    id.short(),
-                    alloc.client_status.as_str()
-                ));
-            }
-            // What an earlier cause had ended is not this stop's doing.
-            let records: Vec<_> = t.records.iter().filter(|r| r.operation == Some(stop.op)).cloned().collect();
-            report.allocations.push(outcome::of_allocation(alloc, t.spec.as_deref(), &stop.demands, &records, &self.graces));
-            if let Some((cut, node)) = self.cut_kill_timeout(alloc) {
-                report.warnings.push(format!(
-                    "node {node} cut kill_timeout to {}: its max_kill_timeout is lower than {}, so Nomad itself sends SIGKILL then",
-                    curfew_core::duration::format(cut),
-                    curfew_core::duration::format(self.kill_timeout)
-                ));
-            }
-        }
-        report.allocations.sort_by(|a, b| a.id.cmp(&b.id));
-        report.warnings.sort();
-        report.warnings.dedup();
-        let tasks = |n: usize| if n == 1 { "1 task".to_owned() } else { format!("{n} tasks") };
-        report.waiting_for = if !nodes.is_empty() {
-            let nodes: Vec<_> = nodes.into_iter().take(5).collect();
-            Some(format!("{}; {} may live there", nodes.join(", "), tasks(live)))
-        } else if live > 0 {
-            let left = match &self.leave.paused {
-                Some(by) => format!(", and somebody to resume kill: {} paused it, no SIGKILL is sent", by.actor),
-                None => report.deadline.map_or(String::new(), |d| format!(", SIGKILL at {d}")),
-            };
-            Some(format!("{} to end{left}", tasks(live)))
-        } else if !report.open.is_empty() {
-            Some("Nomad to report the end of its allocations".into())
-        } else if !stop.eval_done {
-            Some("Nomad to tell the job's allocations".into())
-        } else {
-            None
-        };
-        Some(report)
-    }
-
-    fn covered(&self, stop: &Stop, t: &Tracked) -> bool {
-        match (&t.spec, &t.alloc) {
-            (Some(spec), _) => stop.covers(spec),
-            (None, Some(alloc)) => stop.delete_index.is_none_or(|i| alloc.create_index < i),
-            (None, None) => t.records.iter().any(|r| r.operation == Some(stop.op)),
-        }
-    }
-
-    fn over(&self, t: &Tracked, now: Timestamp) -> bool {
+    pub(super) fn over(&self, t: &Tracked, now: Timestamp) -> bool {
         let Some(alloc) = &t.alloc else { return false };
         is_over(alloc, t.spec.as_ref().and_then(|s| s.groups.get(&alloc.group)), now, &self.graces)
     }
 
-    fn settle_job(&mut self, key: &JobKey, now: Timestamp, fx: &mut Vec<Effect>) {
+    pub(super) fn settle_job(&mut self, key: &JobKey, now: Timestamp, fx: &mut Vec<Effect>) {
         let ids: Vec<AllocId> = self.by_job.get(key).into_iter().flatten().cloned().collect();
         for id in ids {
             self.settle(&id, now, fx);
@@ -601,7 +412,7 @@ impl Book {
     }
 
     /// Derives one allocation's clocks anew, writes down what changed, and sets the next look.
-    fn settle(&mut self, id: &AllocId, now: Timestamp, fx: &mut Vec<Effect>) {
+    pub(super) fn settle(&mut self, id: &AllocId, now: Timestamp, fx: &mut Vec<Effect>) {
         let Some(t) = self.allocs.get_mut(id) else { return };
         let Some(alloc) = &t.alloc else { return };
         let key = alloc.job_key();
@@ -614,8 +425,20 @@ impl Book {
         };
         let stop = self.stops.get(&key).filter(|s| s.covers(&spec));
         let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
-        let derived = derive(alloc, &Context { spec: &spec, demands, late, graces: &self.graces, memory: &t.records, now });
-        let op = stop.map(|s| s.op);
+        let node = alloc.node.clone();
+        let drain = match self.drains.of(alloc) {
+            Known::Is(drain) => drain,
+            Known::Not => {
+                if self.drains.ask(&node) {
+                    fx.push(Effect::ReadNode(node));
+                }
+                return;
+            }
+        };
+        let derived =
+            derive(alloc, &Context { spec: &spec, demands, late, drain, graces: &self.graces, memory: &t.records, now });
+        let by_drain = self.drains.live(&node).filter(|d| d.drain.covers(&spec));
+        let op = stop.map(|s| s.op).or(by_drain.map(|d| d.op));
         for (key, due, off) in &t.shots {
             if derived.clocks.iter().find(|c| c.key() == key).is_none_or(|c| c.due() > *due) {
                 off.cancel();
@@ -645,6 +468,7 @@ impl Book {
         }
         self.set_wake(id, wake);
         self.check_ready(&key, fx);
+        self.check_node(&node, now, fx);
     }
 
     /// Gives out the order for clocks that are due within the lead of a read just made.
@@ -657,7 +481,8 @@ impl Book {
         }
         let stop = self.stops.get(&alloc.job_key()).filter(|s| s.covers(spec));
         let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
-        let derived = derive(alloc, &Context { spec, demands, late, graces: &self.graces, memory: &t.records, now });
+        let Known::Is(drain) = self.drains.of(alloc) else { return };
+        let derived = derive(alloc, &Context { spec, demands, late, drain, graces: &self.graces, memory: &t.records, now });
         let due: Vec<KillClock> = derived.clocks.into_iter().filter(|c| c.due() <= self.reach(c.cause(), now)).collect();
         let Some(t) = self.allocs.get_mut(id) else { return };
         let clocks: Vec<KillClock> = due.into_iter().filter(|c| !t.unsupported.contains(c.key())).collect();
@@ -685,6 +510,7 @@ impl Book {
             self.wakes.remove(&(at, id.clone()));
         }
         let mut keys: HashSet<JobKey> = t.alloc.iter().map(|a| a.job_key()).collect();
+        let nodes: HashSet<NodeId> = t.alloc.iter().map(|a| &a.node).chain(t.records.iter().map(|r| &r.node)).cloned().collect();
         for r in t.records {
             fx.push(Effect::Audit(entry(&self.actor, now, &r, Action::ClockEnded, json!({ "why": why }))));
             fx.push(Effect::Forget(r.key));
@@ -694,13 +520,30 @@ impl Book {
             self.unlink(id, &key);
             self.check_ready(&key, fx);
         }
+        for node in nodes {
+            self.unlink_node(id, &node);
+            self.check_node(&node, now, fx);
+        }
     }
 
     fn untrack(&mut self, id: &AllocId, key: &JobKey) {
-        if let Some(at) = self.allocs.remove(id).and_then(|t| t.wake) {
+        let Some(t) = self.allocs.remove(id) else { return };
+        if let Some(at) = t.wake {
             self.wakes.remove(&(at, id.clone()));
         }
         self.unlink(id, key);
+        if let Some(alloc) = t.alloc {
+            self.unlink_node(id, &alloc.node);
+        }
+    }
+
+    fn unlink_node(&mut self, id: &AllocId, node: &NodeId) {
+        if let Some(ids) = self.by_node.get_mut(node) {
+            ids.remove(id);
+            if ids.is_empty() {
+                self.by_node.remove(node);
+            }
+        }
     }
 
     fn unlink(&mut self, id: &AllocId, key: &JobKey) {
@@ -712,7 +555,7 @@ impl Book {
         }
     }
 
-    fn set_wake(&mut self, id: &AllocId, wake: Option<Timestamp>) {
+    pub(super) fn set_wake(&mut self, id: &AllocId, wake: Option<Timestamp>) {
         let Some(t) = self.allocs.get_mut(id) else { return };
         if t.wake == wake {
             return;
@@ -725,21 +568,7 @@ impl Book {
         }
     }
 
-    fn check_ready(&mut self, key: &JobKey, fx: &mut Vec<Effect>) {
-        let Some(stop) = self.stops.get(key) else { return };
-        let open = |id: &AllocId| {
-            self.allocs.get(id).is_some_and(|t| self.covered(stop, t) && t.alloc.as_ref().is_none_or(|_| !self.over(t, t.seen)))
-        };
-        let ready = stop.eval_done && stop.delete_index.is_some() && !self.by_job.get(key).into_iter().flatten().any(open);
-        if ready && !stop.ready {
-            fx.push(Effect::Nudge(stop.op));
-        }
-        if let Some(stop) = self.stops.get_mut(key) {
-            stop.ready = ready;
-        }
-    }
-
-    fn cut_kill_timeout(&self, alloc: &Allocation) -> Option<(Duration, String)> {
+    pub(super) fn cut_kill_timeout(&self, alloc: &Allocation) -> Option<(Duration, String)> {
         let spec = self.allocs.get(&alloc.id)?.spec.as_ref().filter(|s| s.managed)?;
         alloc.tasks.iter().find_map(|(name, task)| {
             let in_force = task.last(EventKind::Killing)?.kill_timeout?;

@@ -8,8 +8,10 @@
 //! ```
 
 mod book;
+mod drains;
 mod reader;
 mod specs;
+mod stops;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,15 +23,16 @@ use curfew_core::config::Config;
 use curfew_core::operation::Operation;
 use curfew_core::spec::JobSpec;
 use curfew_core::{AllocId, Allocation, Clock, EvalId, JobKey, NodeId, OpId, Timestamp};
-use curfew_nomad::{NodeStatus, Nomad, SignalOutcome};
+use curfew_nomad::{NodeStatus, NodeStub, Nomad, SignalOutcome};
 use curfew_store::Store;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::pulse::{Loop, Pulse};
-pub use book::StopReport;
 use book::{Answer, Book, Effect, Leave, Shot};
+pub use drains::DrainReport;
+pub use stops::StopReport;
 
 use crate::duty::Duty;
 
@@ -44,11 +47,18 @@ enum Msg {
         began: Timestamp,
     },
     Gap,
-    NodeReady(NodeId),
+    NodeSeen(Box<NodeStub>),
+    NodeRead(NodeId, Result<Option<NodeStub>, ()>),
+    OnNode(Vec<(Allocation, Option<JobSpec>)>),
+    DrainReport {
+        op: OpId,
+        node: NodeId,
+        reply: oneshot::Sender<Option<DrainReport>>,
+    },
     EvalDone(EvalId),
     Fresh(AllocId, Result<Option<(Allocation, Option<JobSpec>)>, ()>),
     Answered(AllocId, Vec<(ClockKey, Timestamp, Answer)>),
-    StopOpened(Box<Operation>),
+    Told(Box<Operation>),
     StopDeleted {
         op: OpId,
         key: JobKey,
@@ -56,18 +66,14 @@ enum Msg {
         eval: Option<EvalId>,
         reply: oneshot::Sender<()>,
     },
-    StopClosed {
-        op: OpId,
-        key: JobKey,
-    },
-    StopChanged {
+    Changed {
         op: Box<Operation>,
         reply: oneshot::Sender<()>,
     },
     TakeUp {
         epoch: u64,
         clocks: Vec<ClockRecord>,
-        stops: Vec<Operation>,
+        live: Vec<Operation>,
         reply: oneshot::Sender<()>,
     },
     StandBy,
@@ -180,28 +186,34 @@ impl Keeper {
     pub async fn gap(&self) {
         self.send(Msg::Gap).await;
     }
-    pub async fn node_ready(&self, node: NodeId) {
-        self.send(Msg::NodeReady(node)).await;
+    pub async fn node_seen(&self, node: NodeStub) {
+        self.send(Msg::NodeSeen(Box::new(node))).await;
+    }
+    /// Every allocation of a node that drains, as it was just read.
+    pub async fn on_node(&self, all: Vec<(Allocation, Option<JobSpec>)>) {
+        self.send(Msg::OnNode(all)).await;
+    }
+    /// What the live drain of a node can say about itself; nothing when it is not live here, or did not start.
+    pub async fn drain_report(&self, op: OpId, node: NodeId) -> Option<DrainReport> {
+        self.ask(|reply| Msg::DrainReport { op, node, reply }).await.flatten()
     }
     pub async fn eval_done(&self, eval: EvalId) {
         self.send(Msg::EvalDone(eval)).await;
     }
-    pub async fn stop_opened(&self, op: Operation) {
-        self.send(Msg::StopOpened(Box::new(op))).await;
+    /// An operation began, or ended.
+    pub async fn tell(&self, op: Operation) {
+        self.send(Msg::Told(Box::new(op))).await;
     }
     pub async fn stop_deleted(&self, op: OpId, key: JobKey, index: u64, eval: Option<EvalId>) {
         self.ask(|reply| Msg::StopDeleted { op, key, index, eval, reply }).await;
     }
-    pub async fn stop_closed(&self, op: OpId, key: JobKey) {
-        self.send(Msg::StopClosed { op, key }).await;
-    }
     /// Somebody joined, intervened or ended it, here or elsewhere. Returns when the clocks go by it.
-    pub async fn stop_changed(&self, op: Operation) {
-        self.ask(|reply| Msg::StopChanged { op: Box::new(op), reply }).await;
+    pub async fn changed(&self, op: Operation) {
+        self.ask(|reply| Msg::Changed { op: Box::new(op), reply }).await;
     }
     /// From here on this keeper keeps the clocks, as they were written down, under this epoch of the duty.
-    pub async fn take_up(&self, epoch: u64, clocks: Vec<ClockRecord>, stops: Vec<Operation>) {
-        self.ask(|reply| Msg::TakeUp { epoch, clocks, stops, reply }).await;
+    pub async fn take_up(&self, epoch: u64, clocks: Vec<ClockRecord>, live: Vec<Operation>) {
+        self.ask(|reply| Msg::TakeUp { epoch, clocks, live, reply }).await;
     }
     /// Somebody else keeps the clocks.
     pub async fn stand_by(&self) {
@@ -329,7 +341,7 @@ impl Actor {
             self.handle(msg, fx);
         }
         // The next keeper derives its clocks anew.
-        fx.retain(|e| !matches!(e, Effect::Kill { .. } | Effect::Read { .. }));
+        fx.retain(|e| !matches!(e, Effect::Kill { .. } | Effect::Read { .. } | Effect::ReadNode(_)));
     }
 
     fn look_for_leave(&mut self) {
@@ -369,29 +381,30 @@ impl Actor {
             Msg::Purged(key) => book.specs.forget(&key),
             Msg::Resynced { began } => book.resynced(began, fx),
             Msg::Gap => book.gap(),
-            Msg::NodeReady(node) => book.node_ready(&node, now),
+            Msg::NodeSeen(node) => book.node_seen(&node, now, fx),
+            Msg::NodeRead(id, read) => book.node_read(&id, read, now, fx),
+            Msg::OnNode(all) => book.on_node(all, now, fx),
+            Msg::DrainReport { op, node, reply } => {
+                let _ = reply.send(book.drain_report(op, &node, now));
+            }
             Msg::EvalDone(eval) => book.eval_done(&eval, fx),
             Msg::Fresh(id, Ok(read)) => book.fresh(&id, read, now, fx),
             Msg::Fresh(id, Err(())) => book.unread(&id, now),
             Msg::Answered(id, answers) => book.answered(&id, answers, now, fx),
-            Msg::StopOpened(op) => book.stop_opened(&op, now, fx),
+            Msg::Told(op) => book.changed(&op, now, fx),
             Msg::StopDeleted { op, key, index, eval, reply } => {
                 book.stop_deleted(op, &key, index, eval, now, fx);
                 let _ = reply.send(());
             }
-            Msg::StopClosed { op, key } => book.stop_closed(op, &key, now, fx),
-            Msg::StopChanged { op, reply } => {
-                match op.request.target().job() {
-                    Some(key) if op.state.is_finished() => book.stop_closed(op.id, key, now, fx),
-                    _ => book.stop_opened(&op, now, fx),
-                }
+            Msg::Changed { op, reply } => {
+                book.changed(&op, now, fx);
                 let _ = reply.send(());
             }
-            Msg::TakeUp { epoch, clocks, stops, reply } => {
+            Msg::TakeUp { epoch, clocks, live, reply } => {
                 self.book = self.book.anew(&self.parts.config);
                 self.book.restore(clocks);
-                for op in &stops {
-                    self.book.stop_opened(op, now, fx);
+                for op in &live {
+                    self.book.changed(op, now, fx);
                 }
                 (self.keeps, self.pending.epoch) = (Some(epoch), Some(epoch));
                 let _ = reply.send(());
@@ -433,6 +446,7 @@ impl Actor {
                 }
                 Effect::Audit(entry) => self.pending.audit.push(entry),
                 Effect::Read { id, full } => reads.push(reader::ReadAlloc { id, full }),
+                Effect::ReadNode(id) => self.read_node(id),
                 Effect::Kill { alloc, node, clocks } => self.kill(alloc, node, clocks),
                 Effect::Nudge(op) => {
                     self.unheard.insert(op);
@@ -456,6 +470,16 @@ impl Actor {
             audit.drain(..audit.len() - AUDIT_BACKLOG);
         }
         self.flush();
+    }
+
+    fn read_node(&self, id: NodeId) {
+        let (nomad, keeper) = (self.parts.nomad.clone(), self.keeper.clone());
+        tokio::spawn(async move {
+            let read = nomad.node(&id).await.map(|n| n.map(|n| n.stub)).map_err(|e| {
+                tracing::warn!(node = %id, error = %crate::error::chain(&e), "reading a node, for who drained it, failed");
+            });
+            keeper.send(Msg::NodeRead(id, read)).await;
+        });
     }
 
     /// The one place that sends SIGKILL: at each clock's instant, on the strength of a read made just before it.

@@ -20,7 +20,7 @@ impl Rpc {
         let op = self.store.intervene(operation_id(id)?, what, by).await?;
         // Before the answer: a clock that was moved is not the old one any more when the caller hears of it. Where another
         // controller keeps the clocks it hears of the change through the database.
-        self.keeper.stop_changed(op.clone()).await;
+        self.keeper.changed(op.clone()).await;
         Ok(Json(self.view(op).await))
     }
 }

@@ -57,12 +57,12 @@ impl Rpc {
         Ok(Prepared { id, submission, base_index })
     }
 
-    async fn create(&self, new: NewOperation) -> Result<Response, Refusal> {
+    pub(super) async fn create(&self, new: NewOperation) -> Result<Response, Refusal> {
         let created = self.store.create(new).await?;
         let op = created.operation().clone();
         // The dispatcher hears of it from the database, whichever controller it is.
         if !matches!(created, Created::Replayed(_)) && !op.request.demands().is_empty() {
-            self.keeper.stop_opened(op.clone()).await;
+            self.keeper.tell(op.clone()).await;
         }
         let location = format!("/v1/operations/{}", op.id);
         Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(OperationView::from(op))).into_response())
@@ -172,7 +172,11 @@ fn outrun(spec: &JobSpec, stop_timeout: Duration) -> Option<String> {
 }
 
 /// The caller's key, with what it asked for: the same key for something else is refused.
-fn idempotency(headers: &HeaderMap, target: &str, request: &impl Serialize) -> Result<Option<(String, String)>, Refusal> {
+pub(super) fn idempotency(
+    headers: &HeaderMap,
+    target: &str,
+    request: &impl Serialize,
+) -> Result<Option<(String, String)>, Refusal> {
     const LONGEST: usize = 255;
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().ok().filter(|k| !k.is_empty() && k.len() <= LONGEST);

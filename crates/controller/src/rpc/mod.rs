@@ -1,5 +1,6 @@
 //! The RPC: writes what is wanted down and answers; never changes anything in Nomad itself.
 
+mod drains;
 mod interventions;
 mod jobs;
 mod operations;
@@ -51,6 +52,8 @@ fn router(rpc: Rpc) -> Router {
         .route("/v1/jobs", post(jobs::submit))
         .route("/v1/jobs/plan", post(jobs::plan))
         .route("/v1/jobs/{job}/stop", post(jobs::stop))
+        .route("/v1/nodes/drain", post(drains::drain))
+        .route("/v1/nodes/undrain", post(drains::undrain))
         .route("/v1/operations", get(operations::list))
         .route("/v1/operations/{id}", get(operations::show))
         .route("/v1/operations/{id}/extend", post(interventions::extend))

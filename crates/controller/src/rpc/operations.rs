@@ -69,6 +69,14 @@ impl Rpc {
             Request::Stop { target, .. } if !op.state.is_finished() => self.keeper.report(op.id, target.clone()).await,
             _ => None,
         };
+        match &op.request {
+            Request::DrainNode { node, .. } if !op.state.is_finished() => {
+                let node = node.clone();
+                return self.node_view(op, &node).await;
+            }
+            Request::DrainDatacenter { .. } if !op.state.is_finished() => return self.set_view(op).await,
+            _ => {}
+        }
         // What the last step failed with is what it waits for, whatever else could be said.
         let failing = op.attempts > 0;
         let mut view = OperationView::from(op);

@@ -32,6 +32,33 @@ impl Refusal {
     pub fn no_such_job(detail: String) -> Self {
         Self { status: StatusCode::NOT_FOUND, slug: "no-such-job", title: "No such job", detail }
     }
+    pub fn no_such_node(detail: String) -> Self {
+        Self { status: StatusCode::NOT_FOUND, slug: "no-such-node", title: "No such node", detail }
+    }
+    pub fn ambiguous_node(detail: String) -> Self {
+        let title = "That is more than one node";
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, slug: "ambiguous-node", title, detail }
+    }
+    pub fn timeouts(detail: String) -> Self {
+        let title = "The timeouts do not fit together";
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, slug: "timeouts", title, detail }
+    }
+    pub fn overlap(detail: String) -> Self {
+        Self { status: StatusCode::CONFLICT, slug: "overlap", title: "Another drain has one of the nodes", detail }
+    }
+    pub fn drained_by_other(detail: String) -> Self {
+        Self { status: StatusCode::CONFLICT, slug: "drained-by-other", title: "Somebody else drains one of the nodes", detail }
+    }
+    /// With the names of nodes instead of their ids.
+    pub fn naming(mut self, nodes: &[(&str, &str)]) -> Self {
+        for (id, name) in nodes {
+            self.detail = self.detail.replace(id, name);
+        }
+        self
+    }
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
     pub fn no_such_operation(detail: String) -> Self {
         Self { status: StatusCode::NOT_FOUND, slug: "no-such-operation", title: "No such operation", detail }
     }
@@ -79,6 +106,7 @@ impl From<StoreError> for Refusal {
             StoreError::Refused { .. } => {
                 Self { status: StatusCode::CONFLICT, slug: "refused", title: "The operation is not in a state for that", detail }
             }
+            StoreError::Claimed { .. } => Self::overlap(detail),
             StoreError::NoSuchOperation(_) => Self::no_such_operation(detail),
             _ => Self {
                 status: StatusCode::SERVICE_UNAVAILABLE,

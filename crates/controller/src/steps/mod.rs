@@ -4,8 +4,11 @@
 //! Told to stop, it drops what it only reads ([`Tools::read`]), finishes a call that changes Nomad and begins no other
 //! ([`Tools::change`]). A change that does not come to an end in time is dropped and written down as unknown.
 
+pub(crate) mod drain_node;
+pub(crate) mod drain_set;
 mod stop;
 mod submit;
+mod undrain;
 
 use std::sync::Arc;
 
@@ -14,7 +17,7 @@ use curfew_core::config::Config;
 use curfew_core::operation::{Operation, Request, State};
 use curfew_core::{Clock, Timestamp};
 use curfew_nomad::Nomad;
-use curfew_store::StepResult;
+use curfew_store::{StepResult, Store};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +27,7 @@ use crate::keeper::Keeper;
 #[derive(Clone)]
 pub struct Tools {
     pub nomad: Nomad,
+    pub store: Arc<dyn Store>,
     pub keeper: Keeper,
     pub clock: Arc<dyn Clock>,
     pub config: Arc<Config>,
@@ -51,6 +55,9 @@ impl Tools {
         let done = match &op.request {
             Request::Submit { target, spec, base_index } => self.submit(op, target, spec, *base_index).await,
             Request::Stop { target, demands } => self.stop(op, target, demands).await,
+            Request::DrainNode { node, options, was_eligible, .. } => self.drain_node(op, node, options, *was_eligible).await,
+            Request::DrainDatacenter { selection, nodes, options, .. } => self.drain_set(op, selection, nodes, options).await,
+            Request::Undrain { nodes, all, .. } => self.undrain(op, nodes, *all).await,
         };
         // No change is under way: what is known about the last one is as it was.
         done.unwrap_or_else(|Stopping| self.aborted(op, op.progress.unknown))

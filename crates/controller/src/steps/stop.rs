@@ -35,7 +35,7 @@ const LOOK: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(3600)]
 impl Tools {
     pub(super) async fn stop(&self, op: &Operation, target: &JobKey, demands: &[Demand]) -> Result<Done, Stopping> {
         // The clocks must know the request's timeout before the first task hears of it.
-        self.keeper.stop_opened(op.clone()).await;
+        self.keeper.tell(op.clone()).await;
         if op.cancel.is_some() {
             return self.cancel_stop(op, target).await;
         }
@@ -104,7 +104,7 @@ impl Tools {
     }
 
     /// The clocks are kept by another controller now, which looks at this at once; or this one is stopping.
-    fn elsewhere(&self, op: &Operation) -> Done {
+    pub(super) fn elsewhere(&self, op: &Operation) -> Done {
         Done { result: self.waiting(op, self.clock.now(), "the controller that keeps the clocks".into()), audit: vec![] }
     }
 
@@ -152,6 +152,7 @@ impl Tools {
                     delete_index: Some(d.job_modify_index),
                     eval: d.eval,
                     unknown: false,
+                    ..Progress::default()
                 };
                 self.deleted(op, target, progress, detail).await
             }
@@ -180,6 +181,7 @@ impl Tools {
                 delete_index: Some(index.unwrap_or(u64::MAX)),
                 eval: None,
                 unknown: false,
+                ..Progress::default()
             };
             let detail = json!({ "index": index, "found": if job.is_some() { "stopped already" } else { "gone already" } });
             return Ok(Some(self.deleted(op, target, progress, detail).await));
@@ -198,7 +200,7 @@ impl Tools {
         let index = progress.delete_index.unwrap_or(u64::MAX);
         // How late the DELETE was counts for the clocks.
         let late = Progress { sent_at: progress.sent_at, ..op.progress.clone() };
-        self.keeper.stop_opened(Operation { progress: late, ..op.clone() }).await;
+        self.keeper.tell(Operation { progress: late, ..op.clone() }).await;
         self.keeper.stop_deleted(op.id, target.clone(), index, progress.eval.clone()).await;
         // Without an evaluation (periodic, parameterized, gone) there is nothing to wait for.
         let wait = if progress.eval.is_some() { EVAL_WAIT } else { Duration::ZERO };

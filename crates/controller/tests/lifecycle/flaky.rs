@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation};
-use curfew_core::{OpId, Timestamp};
+use curfew_core::{NodeId, OpId, Timestamp};
 use curfew_store::{
     AuditFilter, Change, Created, Duty, KindRow, MemoryStore, NewOperation, OperationFilter, Pruned, QueueStatus, Result,
     StepResult, Store, StoreError, Wanted,
@@ -59,6 +59,12 @@ impl Store for Flaky {
     }
     async fn intervene(&self, id: OpId, what: Intervention, by: By) -> Result<Operation> {
         self.reached()?.intervene(id, what, by).await
+    }
+    async fn claim(&self, id: OpId, nodes: Vec<NodeId>) -> Result<()> {
+        self.reached()?.claim(id, nodes).await
+    }
+    async fn claims(&self) -> Result<Vec<(NodeId, OpId)>> {
+        self.reached()?.claims().await
     }
     async fn operation(&self, id: OpId) -> Result<Option<Operation>> {
         self.reached()?.operation(id).await

@@ -81,6 +81,8 @@ fn job(job_type: JobType, tasks: Vec<TaskSpec>) -> JobSpec {
         job_modify_index: 5,
         stopped: false,
         parent: false,
+        datacenters: vec![],
+        node_pool: "default".into(),
         groups: BTreeMap::from([("g".to_owned(), group)]),
     }
 }
@@ -95,7 +97,33 @@ const fn secs_const(s: u64) -> Duration {
 }
 
 fn derive_at(a: &Allocation, spec: &JobSpec, demands: &[Demand], memory: &[ClockRecord], now: i64) -> Derived {
-    derive(a, &Context { spec, demands, late: Duration::ZERO, graces: &GRACES, memory, now: at(now) })
+    drained(a, spec, demands, None, memory, now)
+}
+fn drained(
+    a: &Allocation,
+    spec: &JobSpec,
+    demands: &[Demand],
+    drain: Option<NodeDrain>,
+    memory: &[ClockRecord],
+    now: i64,
+) -> Derived {
+    derive(a, &Context { spec, demands, late: Duration::ZERO, drain, graces: &GRACES, memory, now: at(now) })
+}
+/// Started at 10 s.
+fn drain_until(deadline: Option<i64>) -> NodeDrain {
+    NodeDrain { deadline: deadline.map(at), started_at: at(10 * S), only_managed: false, ignore_system: false }
+}
+/// Told at `ms` by a drain of its node.
+fn moved(ms: i64) -> Allocation {
+    let told = running(vec![event(EventKind::Killing, ms)]);
+    Allocation { migrate: true, ..alloc(Desired::Stop, ClientStatus::Running, vec![("t", told)]) }
+}
+fn demand(ms: i64, timeout: Option<u64>) -> Demand {
+    let stop_timeout = timeout.map(secs);
+    Demand { at: at(ms), stop_timeout, until: None, no_shutdown_delay: false, job_index: 0 }
+}
+fn unmanaged() -> JobSpec {
+    JobSpec { managed: false, ..one_task() }
 }
 /// (task, cause, start, due) of each clock.
 fn clocks(a: &Allocation, spec: &JobSpec, now: i64) -> Vec<(String, Cause, i64, i64)> {
@@ -252,7 +280,7 @@ fn an_extended_or_shortened_stop_is_due_at_its_instant_but_not_before_its_sigter
         |s: i64| Demand { at: at(5 * S), stop_timeout: None, until: Some(at(s * S)), no_shutdown_delay: false, job_index: 5 };
     let asked = Demand { stop_timeout: Some(secs(4)), until: None, ..until(0) };
     let due_when = |a: &Allocation, demands: &[Demand], late| {
-        let cx = Context { spec: &spec, demands, late: secs(late), graces: &GRACES, memory: &[], now: at(11 * S) };
+        let cx = Context { spec: &spec, demands, late: secs(late), drain: None, graces: &GRACES, memory: &[], now: at(11 * S) };
         derive(a, &cx).clocks[0].due()
     };
     let due = |demands: &[Demand]| due_when(&a, demands, 0);
@@ -284,7 +312,15 @@ fn a_stop_that_reached_nomad_late_is_due_by_its_request() {
     };
     let due = |timeout, late| {
         let demands = demand(timeout);
-        let cx = Context { spec: &spec, demands: &demands, late: secs(late), graces: &GRACES, memory: &[], now: at(21 * S) };
+        let cx = Context {
+            spec: &spec,
+            demands: &demands,
+            late: secs(late),
+            drain: None,
+            graces: &GRACES,
+            memory: &[],
+            now: at(21 * S),
+        };
         derive(&a, &cx).clocks[0].due()
     };
     assert_eq!(due(15, 0), at(35 * S));
@@ -449,6 +485,58 @@ fn an_allocation_is_over_only_after_its_poststop_task() {
     assert!(!is_over(&never_placed, group, at(4 * S), &GRACES));
 }
 
+#[test]
+fn what_a_drain_moves_has_the_deadline_and_nothing_shorter() {
+    let due = |a: &Allocation, spec: &JobSpec, demands: &[Demand], drain| {
+        told(&drained(a, spec, demands, Some(drain), &[], 20 * S)).iter().map(|c| c.3).collect::<Vec<_>>()
+    };
+    for spec in [one_task(), unmanaged()] {
+        assert_eq!(due(&moved(12 * S), &spec, &[], drain_until(Some(60 * S))), [60 * S]);
+        assert_eq!(due(&moved(12 * S), &spec, &[], drain_until(Some(11 * S))), [12 * S], "not before it was told");
+        assert_eq!(due(&moved(12 * S), &spec, &[], drain_until(None)), Vec::<i64>::new(), "no deadline, no clock");
+        // Its job is stopped too: the earlier of both.
+        assert_eq!(due(&moved(12 * S), &spec, &[demand(15 * S, Some(5))], drain_until(Some(60 * S))), [20 * S]);
+        assert_eq!(due(&moved(12 * S), &spec, &[demand(15 * S, Some(500))], drain_until(Some(60 * S))), [60 * S]);
+        assert_eq!(due(&moved(12 * S), &spec, &[demand(15 * S, Some(5))], drain_until(None)), [20 * S]);
+    }
+    // A client whose clock is a little behind was told by this drain all the same; much earlier it was somebody else.
+    assert_eq!(due(&moved(7 * S), &one_task(), &[], drain_until(Some(60 * S))), [60 * S]);
+    assert_eq!(due(&moved(2 * S), &one_task(), &[], drain_until(Some(60 * S))), [4 * S]);
+    // Told otherwise: its own timeout, and the deadline at the latest; one that is nobody's, the deadline.
+    let replaced = Allocation { migrate: false, ..moved(12 * S) };
+    assert_eq!(due(&replaced, &one_task(), &[], drain_until(Some(60 * S))), [14 * S]);
+    assert_eq!(due(&replaced, &one_task(), &[], drain_until(Some(13 * S))), [13 * S]);
+    assert_eq!(due(&replaced, &unmanaged(), &[], drain_until(Some(60 * S))), [60 * S]);
+    assert_eq!(due(&replaced, &unmanaged(), &[], drain_until(None)), Vec::<i64>::new());
+}
+
+#[test]
+fn a_drain_covers_what_it_was_asked_to() {
+    let count = |a: &Allocation, spec: &JobSpec, drain| drained(a, spec, &[], Some(drain), &[], 20 * S).clocks.len();
+    let all = drain_until(Some(15 * S));
+    let only_managed = NodeDrain { only_managed: true, ..all };
+    assert_eq!((count(&moved(12 * S), &unmanaged(), all), count(&moved(12 * S), &unmanaged(), only_managed)), (1, 0));
+    let system = |managed| JobSpec { managed, job_type: JobType::System, ..one_task() };
+    let ignoring = NodeDrain { ignore_system: true, ..all };
+    assert_eq!(count(&moved(12 * S), &system(false), ignoring), 0);
+    assert_eq!(told(&drained(&moved(12 * S), &system(true), &[], Some(ignoring), &[], 20 * S))[0].3, 14 * S, "its own clock");
+    // Nomad wants it to run: untouchable.
+    let wanted = Allocation { desired: Desired::Run, ..moved(12 * S) };
+    assert_eq!(count(&wanted, &unmanaged(), all), 0);
+}
+
+#[test]
+fn a_shutdown_delay_does_not_move_a_drains_deadline_but_for_one_that_no_event_tells() {
+    let mut spec = one_task();
+    spec.groups.get_mut("g").unwrap().tasks.get_mut(&"t".into()).unwrap().shutdown_delay = secs(100);
+    let mut a = moved(12 * S);
+    a.tasks.get_mut(&"t".into()).unwrap().events.push(event(EventKind::WaitingForShutdownDelay, 12 * S));
+    assert_eq!(told(&drained(&a, &spec, &[], Some(drain_until(Some(60 * S))), &[], 20 * S))[0].3, 60 * S);
+    let silent = Allocation { migrate: true, ..alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![]))]) };
+    let seen = |drain| told(&drained(&silent, &one_task(), &[], Some(drain), &[], 20 * S))[0].3;
+    assert_eq!((seen(drain_until(Some(60 * S))), seen(drain_until(Some(15 * S)))), (60 * S, 21_500));
+}
+
 fn kind() -> impl Strategy<Value = EventKind> {
     use EventKind::*;
     prop::sample::select(vec![
@@ -501,6 +589,28 @@ proptest! {
                 }
                 Cause::Stopped | Cause::Poststop => prop_assert!(false, "nobody stopped it"),
             }
+        }
+    }
+
+    /// Under a drain nothing is killed before its deadline unless its job is stopped too, and everything that was told has a clock
+    /// by the later of deadline and SIGTERM.
+    #[test]
+    fn a_drain_kills_at_its_deadline_neither_before_nor_after(
+        t in any_task(), managed: bool, demanded in prop::option::of(0..50_000i64), deadline in 10_000..90_000i64, now in 0..100_000i64,
+        remember: bool,
+    ) {
+        let spec = JobSpec { managed, ..one_task() };
+        let al = Allocation { migrate: true, ..alloc(Desired::Stop, ClientStatus::Running, vec![("t", t)]) };
+        let drain = NodeDrain { deadline: Some(at(deadline)), started_at: at(0), only_managed: false, ignore_system: false };
+        let demands: Vec<Demand> = demanded.map(|ms| demand(ms, Some(3))).into_iter().collect();
+        let first = drained(&al, &spec, &demands, Some(drain), &[], now);
+        let memory: Vec<_> = if remember { first.clocks.iter().map(record).collect() } else { vec![] };
+        let d = drained(&al, &spec, &demands, Some(drain), &memory, now);
+        let lives = al.tasks.values().any(|t| t.lives() && !ended_since_start(t));
+        prop_assert_eq!(d.clocks.len(), usize::from(lives));
+        for c in d.clocks {
+            prop_assert!(demanded.is_some() || c.due >= at(deadline), "{} before {deadline}", c.due);
+            prop_assert!(c.due <= at(deadline).max(c.start + GRACES.settle), "{} after {deadline}", c.due);
         }
     }
 

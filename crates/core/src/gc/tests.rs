@@ -59,6 +59,8 @@ fn spec(managed: bool) -> JobSpec {
         job_modify_index: 5,
         stopped: false,
         parent: false,
+        datacenters: vec![],
+        node_pool: "default".into(),
         groups: BTreeMap::from([("g".to_owned(), group)]),
     }
 }
@@ -334,7 +336,14 @@ fn without_a_database_a_clock_has_the_grace_on_top_and_with_one_the_controller_g
 fn what_a_drain_moves_has_the_drains_deadline_and_none_without() {
     let moved = Allocation { migrate: true, ..told(100) };
     let judge = |a: &Allocation, deadline| {
-        let drain = DrainMeta { operation: OpId::new(at(0)), deadline, only_managed: false };
+        let drain = DrainMeta {
+            operation: OpId::new(at(0)),
+            deadline,
+            started_at: Some(at(50)),
+            only_managed: false,
+            ignore_system: false,
+            was_eligible: true,
+        };
         past_clock(a, &spec(true), &Knowledge::Nothing, Some(&drain), true, &settings(), at(100_000)).first().map(|p| p.due)
     };
     assert_eq!(judge(&moved, Deadline::At(at(5000))), Some(at(5000) + secs(GRACE)));
@@ -436,11 +445,13 @@ fn why_a_dead_job_is_not_purged_yet() {
 #[test]
 fn a_node_is_given_back_only_after_a_cancelled_drain() {
     for state in [None, Some(State::Succeeded), Some(State::Failed)] {
-        assert!(matches!(node_left(false, false, state), NodeLeft::Report(_)), "{state:?}");
+        assert!(matches!(node_left(false, false, true, state), NodeLeft::Report(_)), "{state:?}");
     }
-    assert!(matches!(node_left(false, false, Some(State::Cancelled)), NodeLeft::MakeEligible(_)));
-    assert_eq!(node_left(false, true, Some(State::Running)), NodeLeft::Fine);
-    assert_eq!(node_left(true, false, None), NodeLeft::Fine);
+    assert!(matches!(node_left(false, false, true, Some(State::Cancelled)), NodeLeft::MakeEligible(_)));
+    assert_eq!(node_left(false, true, true, Some(State::Running)), NodeLeft::Fine);
+    assert_eq!(node_left(true, false, true, None), NodeLeft::Fine);
+    assert_eq!(node_left(false, false, false, Some(State::Cancelled)), NodeLeft::Fine, "it took none before the drain");
+    assert!(matches!(node_left(false, true, false, Some(State::Cancelled)), NodeLeft::MakeEligible(_)), "its drain is to end");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::{Basis, Cause, ClockKey, ClockRecord, Context, KillClock, KillOrder, derive};
-use crate::drain::{Deadline, DrainMeta};
+use crate::drain::DrainMeta;
 use crate::operation::Demand;
 use crate::spec::JobSpec;
 use crate::{Allocation, Desired, EventKind, OpId, Task, TaskEvent, TaskName, TaskState, Timestamp};
@@ -103,23 +103,22 @@ pub fn past_clock(
         (Knowledge::Uncovered | Knowledge::Stop(_), None) => KNOWN_SLACK.min(settings.grace),
         _ => settings.grace,
     };
+    // What a drain of Curfew's moves has the drain's deadline, by whichever controller; without one nothing is killed.
+    let drain = drain.filter(|_| alloc.migrate);
+    if drain.is_some_and(|d| d.deadline.at().is_none()) {
+        return vec![];
+    }
     let memory = memory(alloc);
     let cx = Context {
         spec,
         demands: stop.map_or(&[], |s| &s.demands),
         late: stop.map_or(Duration::ZERO, |s| s.late),
+        drain: drain.map(DrainMeta::clock),
         graces: &settings.graces,
         memory: &memory,
         now,
     };
-    let mut floor = stop.and_then(|s| s.deadline);
-    // What a drain of Curfew's moves has the drain's deadline and nothing shorter, by whichever controller.
-    if let Some(drain) = drain.filter(|_| alloc.migrate) {
-        match drain.deadline {
-            Deadline::At(at) => floor = floor.max(Some(at)),
-            Deadline::Never | Deadline::Unreadable => return vec![],
-        }
-    }
+    let floor = stop.and_then(|s| s.deadline);
     let told = derive(alloc, &cx).clocks.into_iter().filter(|c| node_heard || c.cause() != Cause::SiblingEnded);
     told.map(|clock| {
         let due = floor.map_or(clock.due(), |f| f.max(clock.due())) + slack;

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use curfew_core::clock::{Context, KillOrder, derive};
@@ -6,7 +7,7 @@ use curfew_core::drain::Deadline;
 use curfew_core::gc::{JobStatus, Purge, Sighting, purge};
 use curfew_core::operation::Demand;
 use curfew_core::{ClientStatus, Desired, EventKind, JobKey, Namespace, TaskName, TaskState, Timestamp};
-use curfew_nomad::{Error, EvalState, JobFilter, NodeStatus, Nomad, NomadConfig, SignalOutcome, TransportError};
+use curfew_nomad::{DrainDeadline, Error, EvalState, JobFilter, NodeStatus, Nomad, NomadConfig, SignalOutcome, TransportError};
 use serde_json::{Value, json};
 
 use crate::fake::{body, config, nomad, nomad_with, respond};
@@ -264,7 +265,8 @@ async fn kill_order() -> KillOrder {
     let graces = Config::default().graces();
     let demands: [Demand; 0] = [];
     let now = Timestamp::from_millis(1_795_244_600_000);
-    let cx = Context { spec: &spec.unwrap(), demands: &demands, late: Duration::ZERO, graces: &graces, memory: &[], now };
+    let cx =
+        Context { spec: &spec.unwrap(), demands: &demands, late: Duration::ZERO, drain: None, graces: &graces, memory: &[], now };
     derive(&alloc, &cx).clocks[0].order(now).unwrap()
 }
 
@@ -335,6 +337,65 @@ async fn evaluations_nodes_validation_and_leader() {
     assert!(matches!(n.leader().await, Err(Error::NoLeader { .. })));
 }
 
+#[tokio::test]
+async fn a_drain_is_asked_for_with_its_meta_and_its_deadline_in_nanoseconds() {
+    let (nomad, log) = nomad(|_| respond(200, r#"{"Index":7,"EvalIDs":null}"#));
+    let meta = BTreeMap::from([("curfew_operation".to_owned(), "x".to_owned())]);
+    let node = "d379627f-54a5-2fac-fb44-6fdf0b4197ef".into();
+    for (deadline, nanos) in [
+        (DrainDeadline::Now, -1),
+        (DrainDeadline::Never, 0),
+        (DrainDeadline::After(Duration::ZERO), 1),
+        (DrainDeadline::After(Duration::from_secs(4)), 4_000_000_000_i64),
+    ] {
+        nomad.drain_node(&node, deadline, true, &meta).await.unwrap();
+        assert_eq!(
+            log.last_body(),
+            json!({ "NodeID": node, "DrainSpec": { "Deadline": nanos, "IgnoreSystemJobs": true }, "MarkEligible": false, "Meta": meta })
+        );
+    }
+    nomad.undrain_node(&node, true).await.unwrap();
+    assert_eq!(log.last_body(), json!({ "NodeID": node, "DrainSpec": null, "MarkEligible": true }));
+    nomad.set_eligibility(&node, false).await.unwrap();
+    assert_eq!(log.last_body(), json!({ "NodeID": node, "Eligibility": "ineligible" }));
+    assert_eq!(log.lines().last().unwrap(), "PUT /v1/node/d379627f-54a5-2fac-fb44-6fdf0b4197ef/eligibility");
+}
+
+#[tokio::test]
+async fn a_nodes_allocations_come_with_their_jobs_and_one_that_cannot_be_read_is_an_error() {
+    let list = format!("[{FULL}]");
+    let (nomad, log) = nomad(move |_| respond(200, list.clone()));
+    let all = nomad.node_allocations(&"n".into()).await.unwrap();
+    assert_eq!((all.len(), all[0].0.id.as_str(), all[0].1.is_some()), (1, ALLOC, true));
+    assert_eq!(log.lines(), ["GET /v1/node/n/allocations"]);
+    let (nomad, _) = crate::fake::nomad(|_| respond(200, "null"));
+    assert!(nomad.node_allocations(&"n".into()).await.unwrap().is_empty());
+    let (nomad, _) = crate::fake::nomad(|_| respond(200, r#"[{"ID":"x"}]"#));
+    assert!(matches!(nomad.node_allocations(&"n".into()).await, Err(Error::NotNomad { .. })));
+}
+
+/// As a real Nomad showed it (recordings drain_cancel).
+#[tokio::test]
+async fn a_nodes_last_drain_says_whose_it_was() {
+    let op = curfew_core::OpId::new(Timestamp::from_millis(1_790_000_000_000));
+    let node = |meta: Value, status: &str| {
+        json!({ "ID": "n", "Name": "n1", "Datacenter": "dc1", "NodeClass": "big", "Status": "ready", "SchedulingEligibility": "ineligible", "Drain": true,
+            "LastDrain": { "AccessorID": "token:acls-disabled", "Meta": meta, "StartedAt": "2026-11-21T07:05:24Z", "Status": status, "UpdatedAt": "2026-11-21T07:05:24Z" } })
+    };
+    for (meta, status, ours, cancelled) in [
+        (json!({ "curfew_operation": op, "curfew_deadline": "none" }), "draining", true, false),
+        (json!({ "by": "record" }), "canceled", false, true),
+        (Value::Null, "complete", false, false),
+    ] {
+        let text = node(meta, status).to_string();
+        let (nomad, _) = nomad(move |_| respond(200, text.clone()));
+        let stub = nomad.node(&"n".into()).await.unwrap().unwrap().stub;
+        let last = stub.last_drain.unwrap();
+        assert_eq!((last.curfew.map(|m| m.operation == op), last.cancelled), (ours.then_some(true), cancelled));
+        assert_eq!((stub.class.as_str(), stub.draining, stub.eligible), ("big", true, false));
+    }
+}
+
 fn job_row(id: &str, more: Value) -> Value {
     let mut row = json!({
         "ID": id, "ParentID": "", "Namespace": "games", "Type": "batch", "Status": "dead", "Stop": true, "Periodic": false,
@@ -402,8 +463,8 @@ async fn what_a_node_was_drained_by_and_giving_it_back() {
     assert_eq!(drain.started_at, Some("2026-11-21T12:00:00Z".parse().unwrap()));
     assert_eq!((curfew.operation.to_string(), curfew.only_managed), (operation.to_owned(), true));
     assert_eq!(curfew.deadline, Deadline::At("2026-11-21T13:00:00Z".parse().unwrap()));
-    nomad.undrain_node(&node.id).await.unwrap();
-    assert_eq!(log.last_body(), json!({ "DrainSpec": null, "MarkEligible": true }));
+    nomad.undrain_node(&node.id, true).await.unwrap();
+    assert_eq!(log.last_body(), json!({ "NodeID": node.id, "DrainSpec": null, "MarkEligible": true }));
     let (others, _) = crate::fake::nomad(move |_| respond(200, row(json!({ "Status": "complete", "Meta": null })).to_string()));
     assert_eq!(others.nodes(None).await.unwrap().remove(0).last_drain.unwrap().curfew, None);
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::Kind;
-use curfew_core::{OpId, Timestamp};
+use curfew_core::{NodeId, OpId, Timestamp};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
@@ -38,6 +38,13 @@ const RIVALS: Query = Query {
     sql: "SELECT o.id FROM operations w JOIN operations o ON o.target = w.target AND o.kind = w.kind \
           WHERE w.id = ANY($1) AND o.kind <> 'submit' AND o.finished_at IS NULL",
 };
+/// Whose life hangs together with these: live children, and parents.
+const FAMILY: Query = Query {
+    name: "family",
+    sql: "SELECT o.id FROM operations o WHERE (o.parent = ANY($1) AND o.finished_at IS NULL) \
+          OR o.id IN (SELECT parent FROM operations WHERE id = ANY($1) AND parent IS NOT NULL)",
+};
+const HOLDERS: Query = Query { name: "claim_holders", sql: "SELECT node, operation FROM claims WHERE node = ANY($1)" };
 const KEYS: Query =
     Query { name: "idempotency_keys", sql: "SELECT key, digest, operation FROM idempotency_keys WHERE key = ANY($1)" };
 const KINDS: Query = Query { name: "lock_kinds", sql: "SELECT * FROM kinds ORDER BY kind FOR UPDATE" };
@@ -64,6 +71,10 @@ pub(super) struct Needs {
     pub(super) ids: Vec<OpId>,
     /// Of these also whatever else lives on the same target.
     pub(super) rivals: Vec<OpId>,
+    /// Of these also their live children and their parents.
+    pub(super) family: Vec<OpId>,
+    /// Whose these nodes are.
+    pub(super) nodes: Vec<NodeId>,
     pub(super) joins: Option<(String, Kind)>,
     pub(super) key: Option<String>,
     pub(super) kinds: bool,
@@ -258,16 +269,22 @@ impl Writer {
             all().filter_map(|n| n.joins.as_ref()).map(|(target, kind)| (target.as_str(), kind.as_str())).unzip();
         let keys: Vec<&str> = all().filter_map(|n| n.key.as_deref()).collect();
         let rivals: Vec<Uuid> = all().flat_map(|n| &n.rivals).map(|id| id.uuid()).collect();
-        let (live, known, rival): (Params<'_>, Params<'_>, Params<'_>) = (&[&targets, &kinds], &[&keys], &[&rivals]);
+        let family: Vec<Uuid> = all().flat_map(|n| &n.family).map(|id| id.uuid()).collect();
+        let again: Vec<OpId> = all().flat_map(|n| &n.rivals).copied().collect();
+        let (live, known, rival, kin): (Params<'_>, Params<'_>, Params<'_>, Params<'_>) =
+            (&[&targets, &kinds], &[&keys], &[&rivals], &[&family]);
         let lock: Params<'_> = &[&self.sessions.kinds_lock];
         let mut steps: Vec<(&Query, Params<'_>)> = Vec::new();
         if all().any(|n| n.pauses) {
             steps.push((&LOCK_KINDS, lock));
         }
         steps.push((&NOW, &[]));
-        for (wanted, step) in
-            [(!targets.is_empty(), (&LIVE_ON, live)), (!keys.is_empty(), (&KEYS, known)), (!rivals.is_empty(), (&RIVALS, rival))]
-        {
+        for (wanted, step) in [
+            (!targets.is_empty(), (&LIVE_ON, live)),
+            (!keys.is_empty(), (&KEYS, known)),
+            (!rivals.is_empty(), (&RIVALS, rival)),
+            (!family.is_empty(), (&FAMILY, kin)),
+        ] {
             if wanted {
                 steps.push(step);
             }
@@ -282,7 +299,7 @@ impl Writer {
         };
         let (now, live, keys, rivals, kinds) = (answer(&NOW), answer(&LIVE_ON), answer(&KEYS), answer(&RIVALS), answer(&KINDS));
         let mut ids: Vec<Uuid> = all().flat_map(|n| &n.ids).map(|id| id.uuid()).collect();
-        for row in live.iter().chain(rivals) {
+        for row in live.iter().chain(rivals).chain(answer(&FAMILY)) {
             ids.push(session.reader(row, "id").get("id")?);
         }
         let mut rows = Rows::default();
@@ -297,6 +314,15 @@ impl Writer {
         if !ids.is_empty() {
             for row in session.all(&LOCKED, &[&ids]).await? {
                 rows.load(session.reader(&row, LOCKED.name).operation()?);
+            }
+        }
+        // What is tried again needs its nodes again.
+        let theirs = again.iter().filter_map(|id| rows.stored(*id)).flat_map(|op| op.claims());
+        let nodes: Vec<String> = all().flat_map(|n| n.nodes.clone()).chain(theirs).map(String::from).collect();
+        if !nodes.is_empty() {
+            for row in session.all(&HOLDERS, &[&nodes]).await? {
+                let r = session.reader(&row, HOLDERS.name);
+                rows.load_claim(r.get::<String>("node")?.into(), r.id("operation")?);
             }
         }
         let kinds = kinds.iter().map(|row| session.reader(row, KINDS.name).kind().map(|k| (k.kind, k)));

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation};
-use curfew_core::{OpId, Timestamp};
+use curfew_core::{NodeId, OpId, Timestamp};
 use tokio::sync::broadcast;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -54,6 +54,7 @@ const RUNNING: Query = Query {
           ORDER BY lease_expires_at, id",
 };
 const KINDS: Query = Query { name: "kinds", sql: "SELECT * FROM kinds" };
+const CLAIMS: Query = Query { name: "claims", sql: "SELECT node, operation FROM claims ORDER BY node" };
 const CLOCKS: Query = Query { name: "clocks", sql: "SELECT record FROM clocks ORDER BY alloc, task, incarnation" };
 const AUDIT: Query = Query {
     name: "audit",
@@ -178,6 +179,7 @@ impl Store for PostgresStore {
         let needs = Needs {
             joins: kind.joins().then(|| (new.request.target().key(), kind)),
             key: new.idempotency.as_ref().map(|(key, _)| key.clone()),
+            nodes: rules::fresh(new.clone()).claims(),
             ..Needs::default()
         };
         self.decide(needs, move |loaded| loaded.seen_at(new.at).create(new.clone())).await
@@ -207,14 +209,25 @@ impl Store for PostgresStore {
         now: Timestamp,
     ) -> Result<Operation> {
         let leased = leased.clone();
-        let needs = Needs { ids: vec![leased.id], ..Needs::default() };
+        // Its parent hears of its end.
+        let parent = leased.parent.filter(|_| result.state.is_finished());
+        let needs = Needs { ids: [leased.id].into_iter().chain(parent).collect(), ..Needs::default() };
         self.decide(needs, move |loaded| loaded.seen_at(now).finish(&leased, result.clone(), audit.clone(), now)).await
     }
 
     async fn intervene(&self, id: OpId, what: Intervention, by: By) -> Result<Operation> {
         let rivals = if what == Intervention::Retry { vec![id] } else { vec![] };
-        let needs = Needs { ids: vec![id], rivals, ..Needs::default() };
+        let needs = Needs { ids: vec![id], rivals, family: vec![id], ..Needs::default() };
         self.decide(needs, move |loaded| loaded.seen_at(by.at).intervene(id, what, &by)).await
+    }
+
+    async fn claim(&self, id: OpId, nodes: Vec<NodeId>) -> Result<()> {
+        let needs = Needs { ids: vec![id], nodes: nodes.clone(), ..Needs::default() };
+        self.decide(needs, move |loaded| loaded.rows.claim(id, nodes.clone())).await
+    }
+
+    async fn claims(&self) -> Result<Vec<(NodeId, OpId)>> {
+        Ok(self.sessions.read_as(&CLAIMS, &[], |r| Ok((r.get::<String>("node")?.into(), r.id("operation")?))).await?)
     }
 
     async fn operation(&self, id: OpId) -> Result<Option<Operation>> {

@@ -149,6 +149,10 @@ pub(super) fn whole(op: &Operation) -> Value {
     all
 }
 
+pub(super) fn claim(node: &str, operation: OpId) -> Value {
+    json!({ "node": node, "operation": operation })
+}
+
 pub(super) fn key(key: &str, digest: &str, operation: OpId) -> Value {
     json!({ "key": key, "digest": digest, "operation": operation })
 }

@@ -54,6 +54,13 @@ const AUDIT: Query = Query {
           INSERT INTO audit SELECT numbered.seq - $2 + r.seq, r.at, r.operation, r.actor, r.action, r.alloc, r.task, r.detail \
           FROM numbered, json_populate_recordset(NULL::audit, $1::text::json) r",
 };
+/// Somebody else's claim of the same node is found by the next try.
+const CLAIM: Query =
+    Query { name: "claim", sql: "INSERT INTO claims SELECT * FROM json_populate_recordset(NULL::claims, $1::text::json)" };
+const RELEASE: Query = Query {
+    name: "release_claims",
+    sql: "DELETE FROM claims c USING json_populate_recordset(NULL::claims, $1::text::json) r WHERE c.operation = r.operation",
+};
 const NOTIFY: Query = Query { name: "notify", sql: "SELECT pg_notify($1, told) FROM unnest($2::text[]) told" };
 
 /// What every connection of one store shares.
@@ -203,6 +210,8 @@ impl Session {
             ids.iter().filter_map(|id| rows.stored(*id)).map(f).collect()
         };
         let keys = wrote.keys.iter().map(|(key, digest, id)| record::key(key, digest, *id)).collect();
+        let released = wrote.released.iter().map(|id| record::claim("", *id)).collect();
+        let claimed = wrote.claimed.iter().map(|(node, id)| record::claim(node.as_str(), *id)).collect();
         // What ended makes room for what lives on the same target from now on.
         let is_over = |id: &OpId| rows.stored(*id).is_some_and(|op| op.state.is_finished());
         let (ended, others): (BTreeSet<OpId>, BTreeSet<OpId>) = wrote.updated.iter().copied().partition(is_over);
@@ -212,6 +221,8 @@ impl Session {
             (&INSERT, of(&wrote.inserted, record::whole)),
             (&REQUESTS, of(&wrote.requests, record::request)),
             (&KEYS, keys),
+            (&RELEASE, released),
+            (&CLAIM, claimed),
         ];
         let all = first.iter().map(|(q, rows)| (*q, rows)).chain(own.iter().map(|(q, rows)| (*q, rows)));
         let texts: Vec<(&Query, String)> =

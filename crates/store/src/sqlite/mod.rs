@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation};
-use curfew_core::{OpId, Timestamp};
+use curfew_core::{NodeId, OpId, Timestamp};
 use rusqlite::Connection;
 use tokio::sync::broadcast;
 
@@ -21,6 +21,7 @@ use crate::{
 };
 
 mod audit;
+mod claims;
 mod clocks;
 mod db;
 mod kinds;
@@ -179,6 +180,14 @@ impl Store for SqliteStore {
 
     async fn intervene(&self, id: OpId, what: Intervention, by: By) -> Result<Operation> {
         self.write(move |db| operations::intervene(db, id, what, &by)).await
+    }
+
+    async fn claim(&self, id: OpId, nodes: Vec<NodeId>) -> Result<()> {
+        self.write(move |db| operations::claim(db, id, &nodes)).await
+    }
+
+    async fn claims(&self) -> Result<Vec<(NodeId, OpId)>> {
+        self.read(claims::all).await
     }
 
     async fn operation(&self, id: OpId) -> Result<Option<Operation>> {

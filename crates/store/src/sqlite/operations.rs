@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use curfew_core::audit::AuditEntry;
 use curfew_core::operation::{By, Intervention, Kind, Lease, Operation, Request, State};
-use curfew_core::{OpId, Timestamp};
+use curfew_core::{NodeId, OpId, Timestamp};
 use rusqlite::types::{Type, Value as Sql, ValueRef};
 use rusqlite::{Row, params, params_from_iter};
 
 use super::db::{Db, Query, from_json, from_word, int};
-use super::{audit, kinds};
+use super::{audit, claims, kinds};
 use crate::{
     Change, Created, DEFAULT_OPERATIONS, Held, NewOperation, OperationFilter, Pruned, QueueCount, QueueStatus, Result,
     StepResult, StoreError, Wanted, intervene, rules,
@@ -51,10 +51,10 @@ const RENEW: Query<'_> = Query {
     sql: "UPDATE operations SET lease_expires_at = ?3 WHERE id = ?1 AND lease_epoch = ?2 AND state = 'running'",
 };
 const BY_ID: Query<'_> = Query { name: "operation", sql: select!("WHERE id = ?1") };
-const LIVE_ON: Query<'_> = Query {
-    name: "live_on_target",
-    sql: select!("WHERE target = ?1 AND kind = ?2 AND kind <> 'submit' AND finished_at IS NULL"),
-};
+const LIVE_ON: Query<'_> =
+    Query { name: "live_on_target", sql: select!("WHERE target = ?1 AND kind = 'stop' AND finished_at IS NULL") };
+const CHILDREN: Query<'_> =
+    Query { name: "live_children", sql: select!("WHERE parent = ?1 AND finished_at IS NULL ORDER BY id") };
 const LIVE: Query<'_> = Query { name: "live", sql: select!("WHERE kind = ?1 AND finished_at IS NULL ORDER BY id") };
 const BY_KEY: Query<'_> = Query { name: "idempotency_key", sql: "SELECT digest, operation FROM idempotency_keys WHERE key = ?1" };
 const REMEMBER_KEY: Query<'_> =
@@ -115,6 +115,7 @@ pub(super) const HOT: &[(&Query<'_>, &str)] = &[
     (&BY_KEY, "PRIMARY KEY"),
     (&LIVE_ON, "operations_one_live"),
     (&LIVE, "operations_live"),
+    (&CHILDREN, "operations_parent"),
     (&NUDGED, "sqlite_autoindex_operations_1"),
     (&DUE, "operations_due"),
     (&EXPIRED, "operations_leased"),
@@ -143,6 +144,7 @@ pub(super) fn create(db: &Db<'_>, new: NewOperation) -> Result<Created> {
             let told = rules::requested(&new);
             let op = rules::fresh(new);
             insert(db, &op)?;
+            claims::take(db, op.id, &op.claims())?;
             (told, Created::New(op))
         }
     };
@@ -226,19 +228,51 @@ pub(super) fn finish_step(
     update(db, &row, row.lease.epoch)?;
     audit::append(db, &audit)?;
     db.changed(Change::Operation { id: row.id, due: false });
+    ended(db, &row, now)?;
     Ok(row)
+}
+
+/// What follows from an operation's end, if that is what it came to.
+fn ended(db: &Db<'_>, row: &Operation, now: Timestamp) -> Result<()> {
+    if !row.state.is_finished() {
+        return Ok(());
+    }
+    claims::release(db, row.id)?;
+    let Some(mut parent) = row.parent.map(|id| by_id(db, id)).transpose()?.flatten() else { return Ok(()) };
+    let before = parent.lease.epoch;
+    if rules::child_ended(&mut parent, now) {
+        update(db, &parent, before)?;
+        db.changed(Change::Operation { id: parent.id, due: true });
+    }
+    Ok(())
 }
 
 pub(super) fn intervene(db: &Db<'_>, id: OpId, what: Intervention, by: &By) -> Result<Operation> {
     let mut row = existing(db, id)?;
     let before = row.lease.epoch;
     let rival = live_on(db, &row.request)?.map(|op| op.id).filter(|rival| *rival != id);
+    let rival = rival.or(claims::rival(db, &row)?);
     if let Some(told) = intervene::intervene(&mut row, what, by, rival)? {
         update(db, &row, before)?;
         audit::append(db, [&told])?;
         db.changed(Change::Operation { id, due: true });
+        if row.state.is_finished() {
+            ended(db, &row, by.at)?;
+        } else if what == Intervention::Retry {
+            claims::take(db, id, &row.claims())?;
+        }
+        if let Some(what) = intervene::for_children(&row, what) {
+            for child in db.all(&CHILDREN, [id.to_string()], read)? {
+                intervene(db, child.id, what, by)?;
+            }
+        }
     }
     Ok(row)
+}
+
+pub(super) fn claim(db: &Db<'_>, id: OpId, nodes: &[NodeId]) -> Result<()> {
+    rules::may_claim(&existing(db, id)?)?;
+    claims::take(db, id, nodes)
 }
 
 pub(super) fn queue_status(db: &Db<'_>) -> Result<QueueStatus> {
@@ -327,7 +361,8 @@ pub(super) fn next_due(db: &Db<'_>, kinds: &[Kind]) -> Result<Option<Timestamp>>
 /// The live operation that a request joins.
 fn live_on(db: &Db<'_>, request: &Request) -> Result<Option<Operation>> {
     match request.kind() {
-        kind if kind.joins() => db.one(&LIVE_ON, [request.target().key().as_str(), kind.as_str()], read),
+        // The only kind that joins.
+        Kind::Stop => db.one(&LIVE_ON, [request.target().key()], read),
         _ => Ok(None),
     }
 }
@@ -384,7 +419,7 @@ fn update(db: &Db<'_>, op: &Operation, epoch_read: u64) -> Result<()> {
     }
 }
 
-fn op_id(r: &Row<'_>, column: usize) -> rusqlite::Result<OpId> {
+pub(super) fn op_id(r: &Row<'_>, column: usize) -> rusqlite::Result<OpId> {
     let text = r.get_ref(column)?.as_str()?;
     text.parse().map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(e)))
 }

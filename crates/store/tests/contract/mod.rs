@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use curfew_store::Store;
 
+pub mod drains;
 pub mod fixtures;
 pub mod interventions;
 pub mod kinds;
@@ -47,6 +48,9 @@ macro_rules! contract {
                 every_kind_is_listed_and_kill_can_be_paused, one_controller_has_the_duty,
                 the_queue_is_counted_and_the_holders_are_named, what_is_old_and_finished_is_removed,
                 changes_are_told_after_they_are_written;
+            drains: a_node_belongs_to_one_drain, a_set_has_all_its_nodes_or_none_and_may_have_more, a_childs_end_wakes_its_parent,
+                what_is_done_to_a_set_is_done_to_its_children, a_deadline_that_is_not_there_cannot_be_later,
+                a_set_that_is_tried_again_has_its_nodes_again;
             workers: a_row_has_one_holder, requests_at_once_make_one_stop, a_key_used_at_once_makes_one_operation,
                 a_crowd_finishes_everything_once;
         );

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation};
-use curfew_core::{OpId, Timestamp};
+use curfew_core::{NodeId, OpId, Timestamp};
 use curfew_store::{
     AuditFilter, Change, Created, Duty, KindRow, NewOperation, OperationFilter, PostgresStore, Pruned, QueueStatus, Result,
     StepResult, Store, Wanted,
@@ -81,6 +81,12 @@ impl Store for Clocked {
     }
     async fn intervene(&self, id: OpId, what: Intervention, by: By) -> Result<Operation> {
         self.at(by.at).await.intervene(id, what, by).await
+    }
+    async fn claim(&self, id: OpId, nodes: Vec<NodeId>) -> Result<()> {
+        self.inner.claim(id, nodes).await
+    }
+    async fn claims(&self) -> Result<Vec<(NodeId, OpId)>> {
+        self.inner.claims().await
     }
     async fn operation(&self, id: OpId) -> Result<Option<Operation>> {
         self.inner.operation(id).await

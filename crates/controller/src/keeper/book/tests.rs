@@ -1,7 +1,7 @@
 //! What the book says is to be done, event by event. Times are milliseconds.
 
 use curfew_core::config::Config;
-use curfew_core::operation::{Lease, Progress, Request, State};
+use curfew_core::operation::{Lease, Operation, Progress, Request, State};
 use curfew_core::{ClientStatus, Task, TaskEvent, TaskState};
 use serde_json::Value;
 
@@ -132,6 +132,7 @@ enum Did {
     Read { full: bool },
     Kill,
     Nudge,
+    ReadNode,
 }
 
 fn did(fx: &mut Vec<Effect>) -> Vec<Did> {
@@ -142,6 +143,7 @@ fn did(fx: &mut Vec<Effect>) -> Vec<Did> {
         Effect::Read { full, .. } => Did::Read { full },
         Effect::Kill { .. } => Did::Kill,
         Effect::Nudge(_) => Did::Nudge,
+        Effect::ReadNode(_) => Did::ReadNode,
     };
     fx.drain(..).map(short).collect()
 }
@@ -426,6 +428,108 @@ fn the_trail_of_a_kill_says_when_and_why() {
     let expected: Value =
         json!({ "attempt": 1, "cause": "stopped", "told_at": at(1000), "clock": at(4000), "job": "j", "node": "n1", "duty": 1 });
     assert_eq!(detail, Some(expected));
+}
+
+fn moved(shown: Shown) -> Allocation {
+    Allocation { migrate: true, ..shown.alloc() }
+}
+
+fn drained_until(ms: i64) -> curfew_nomad::NodeStub {
+    let meta = curfew_core::drain::DrainMeta {
+        operation: OpId::new(at(900)),
+        deadline: curfew_core::drain::Deadline::At(at(ms)),
+        started_at: Some(at(900)),
+        only_managed: false,
+        ignore_system: false,
+        was_eligible: true,
+    };
+    let last = curfew_nomad::LastDrain { started_at: None, cancelled: true, curfew: Some(meta), meta: Default::default() };
+    curfew_nomad::NodeStub {
+        id: "n".into(),
+        name: "n1".into(),
+        datacenter: "dc1".into(),
+        pool: "default".into(),
+        class: String::new(),
+        status: curfew_nomad::NodeStatus::Ready,
+        eligible: true,
+        draining: false,
+        drivers: vec![],
+        known_drivers: vec![],
+        last_drain: Some(last),
+        version: String::new(),
+        modify_index: 7,
+    }
+}
+
+fn due(b: &Book) -> Option<Timestamp> {
+    b.allocs[&id()].records.first().map(|r| r.due)
+}
+
+/// Whose drain moves it is asked once; then it has that drain's deadline, although no operation lives, until another is told of.
+#[test]
+fn what_a_drain_moves_waits_for_its_nodes_meta() {
+    let (mut b, mut fx) = (book(), vec![]);
+    b.observe(moved(Shown::stopped(killing())), at(1100), &mut fx);
+    b.observe(moved(Shown { modify_index: 31, ..Shown::stopped(killing()) }), at(1150), &mut fx);
+    assert_eq!(did(&mut fx), [Did::ReadNode], "no clock before it is known, and nobody asks twice");
+    b.node_read(&"n".into(), Err(()), at(1200), &mut fx);
+    b.tick(at(1800), &mut fx);
+    assert_eq!(did(&mut fx), [Did::ReadNode], "asked again when it failed");
+    b.node_read(&"n".into(), Ok(Some(drained_until(60_000))), at(1900), &mut fx);
+    assert_eq!((did(&mut fx), due(&b)), (vec![Did::Audit(Action::ClockArmed), Did::Persist], Some(at(60_000))));
+    b.node_seen(&drained_until(90_000), at(2000), &mut fx);
+    assert_eq!((did(&mut fx), due(&b)), (vec![Did::Audit(Action::ClockMoved), Did::Persist], Some(at(90_000))));
+    // Of a node that no drain of Curfew's emptied, it has its own timeout.
+    let mut b = book();
+    b.observe(moved(Shown::stopped(killing())), at(1100), &mut fx);
+    b.node_read(&"n".into(), Ok(None), at(1200), &mut fx);
+    assert_eq!(due(&b), Some(at(4000)));
+}
+
+/// Nomad keeps the meta of a drain for good: what is stopped on that node later has its own timeout, not a deadline of long ago.
+#[test]
+fn a_drain_that_is_over_is_no_deadline_for_what_it_did_not_move() {
+    let (mut b, mut fx) = (book(), vec![]);
+    b.node_seen(&drained_until(950), at(960), &mut fx);
+    b.observe(Shown::stopped(killing()).alloc(), at(1100), &mut fx);
+    assert_eq!(due(&b), Some(at(4000)));
+    let mut b = book();
+    b.node_seen(&drained_until(60_000), at(960), &mut fx);
+    b.observe(Shown::stopped(killing()).alloc(), at(1100), &mut fx);
+    assert_eq!(due(&b), Some(at(4000)));
+}
+
+fn drain_op(deadline: i64) -> Operation {
+    let request =
+        json!({ "kind": "drain_node", "id": "n", "name": "n1", "options": { "strategy": "evacuate", "drain_timeout": "1m" } });
+    let progress = json!({ "node": { "was_eligible": true, "started_at": at(900), "deadline": at(deadline) } });
+    Operation {
+        request: serde_json::from_value(request).unwrap(),
+        progress: serde_json::from_value(progress).unwrap(),
+        ..stop_op(3)
+    }
+}
+
+/// It follows what runs there before it is told, reports on it to the end, and is nudged then.
+#[test]
+fn a_live_drain_follows_its_node_to_the_end() {
+    let (mut b, mut fx) = (book(), vec![]);
+    let op = drain_op(60_000);
+    b.changed(&op, at(950), &mut fx);
+    b.on_node(vec![(Shown::healthy().alloc(), None)], at(1000), &mut fx);
+    assert_eq!(did(&mut fx), []);
+    let report = b.drain_report(op.id, &"n".into(), at(1000)).unwrap();
+    assert_eq!((report.left.len(), report.left[0].waits, report.deadline), (1, curfew_core::drain::Waits::Turn, None));
+    b.resynced(at(1050), &mut fx);
+    assert_eq!(did(&mut fx), [], "what waits for its turn is in no list of what was told, and is not read one by one");
+    b.observe(moved(Shown::stopped(killing())), at(1100), &mut fx);
+    assert_eq!((did(&mut fx), due(&b)), (vec![Did::Audit(Action::ClockArmed), Did::Persist], Some(at(60_000))));
+    b.observe(moved(Shown::dead(9)), at(60_300), &mut fx);
+    assert!(did(&mut fx).contains(&Did::Nudge));
+    let report = b.drain_report(op.id, &"n".into(), at(60_300)).unwrap();
+    assert_eq!((report.left.len(), report.allocations.len(), report.waiting_for), (0, 1, None));
+    b.drain_closed(op.id, &"n".into(), at(60_400), &mut fx);
+    assert!(b.allocs.is_empty() && b.by_node.is_empty() && b.drain_report(op.id, &"n".into(), at(60_400)).is_none());
 }
 
 /// What is due while nobody may kill is not even read for; with leave it is read, then killed.

@@ -1,0 +1,384 @@
+//! Drains: what is to leave has left by the deadline, by the process list and not by Nomad's word.
+
+use std::time::Duration;
+
+use curfew_client::{Client, DrainRequest, Error, Selection, Strategy, UndrainRequest, Who};
+use curfew_core::api::{Gets, OperationView};
+use curfew_core::drain::{NodeState, Waits};
+use curfew_core::operation::{Kind as OpKind, State};
+use curfew_tests::cluster::Shape;
+use curfew_tests::jobs::{IMPOLITE, POLITE, batch, group, nanos, on, service, task, with};
+use curfew_tests::lab::{Lab, PATIENCE, Running, late, task_of, unique};
+use curfew_tests::process::Proc;
+use curfew_tests::run::Given;
+use curfew_tests::wait::{always, eventually};
+use serde_json::{Value, json};
+
+/// Ends six seconds after it was told to.
+const SIX_SECONDS_LEFT: &str = "trap 'sleep 6; exit 0' TERM; sleep 3600 & wait";
+
+fn secs(s: u64) -> Duration {
+    Duration::from_secs(s)
+}
+
+fn client(lab: &Lab) -> Client {
+    Client::new(lab.curfew.addr()).unwrap()
+}
+
+fn of(selection: Selection, timeout: u64) -> DrainRequest {
+    let who = Who { actor: Some("the tests".into()), reason: Some("to see".into()) };
+    DrainRequest { selection, drain_timeout: Some(secs(timeout)), who, ..DrainRequest::default() }
+}
+
+fn datacenter(name: &str) -> Selection {
+    Selection { datacenter: Some(name.into()), ..Selection::default() }
+}
+
+fn nodes(names: &[&str]) -> Selection {
+    Selection { nodes: names.iter().map(|n| (*n).to_owned()).collect(), ..Selection::default() }
+}
+
+fn system(id: &str, script: &str) -> Value {
+    let mut job = with(service(id, vec![task("t", script)]), json!({ "Type": "system" }));
+    job["TaskGroups"][0].as_object_mut().unwrap().remove("ReschedulePolicy");
+    job
+}
+
+async fn node(lab: &Lab, name: &str) -> Value {
+    let all = lab.cluster.api.get("/v1/nodes").await;
+    let found = all.as_array().unwrap().iter().find(|n| n["Name"] == name).cloned();
+    found.unwrap_or_else(|| panic!("no node {name} in {all}"))
+}
+
+async fn give_back(lab: &Lab) {
+    for n in lab.cluster.api.get("/v1/nodes").await.as_array().unwrap() {
+        let path = format!("/v1/node/{}/drain", n["ID"].as_str().unwrap());
+        lab.cluster.api.put(&path, &json!({ "DrainSpec": null, "MarkEligible": true })).await;
+    }
+}
+
+fn refused(answer: Result<OperationView, Error>, status: u16, kind: &str, words: &[&str]) {
+    match answer {
+        Err(Error::Refused(p)) => {
+            assert_eq!((p.status, p.kind.as_str()), (status, format!("urn:curfew:problem:{kind}").as_str()), "{}", p.detail);
+            words.iter().for_each(|w| assert!(p.detail.contains(w), "no {w}: {}", p.detail));
+        }
+        other => panic!("{kind} was expected: {other:?}"),
+    }
+}
+
+/// All allocations of a job that run, with their processes.
+async fn everywhere(lab: &Lab, job: &str, count: usize) -> Vec<Running> {
+    eventually(PATIENCE, &format!("{count} allocations of {job}"), async || {
+        let all = lab.cluster.api.allocations(job).await?;
+        let found: Result<Vec<_>, _> =
+            all.iter().filter(|a| a["DesiredStatus"] == "run").map(|a| lab.processes(job, a)).collect();
+        found.and_then(|f| if f.len() == count { Ok(f) } else { Err(format!("{} of them", f.len())) })
+    })
+    .await
+}
+
+/// Three nodes in dc1, two in dc2; services, batch and system jobs, half of them impolite.
+pub async fn a_datacenter_is_empty_by_the_deadline(given: Given) {
+    let shape = Shape { nodes: 5, ..Shape::default() };
+    let lab = given.labs.own_of(given.kind, &shape, &[]).await;
+    let curfew = client(&lab);
+    let name = |s: &str| unique(s);
+    let (polite, impolite, last, b_polite, b_impolite, s_polite, s_impolite) =
+        (name("svc-p"), name("svc-i"), name("six"), name("batch-p"), name("batch-i"), name("sys-p"), name("sys-i"));
+    let many = |job: Value, count: u64| group(job, json!({ "Count": count }));
+    let only_dc1 = |job: Value| with(job, json!({ "Datacenters": ["dc1"] }));
+    let jobs = [
+        (many(service(&polite, vec![task("t", POLITE)]), 5), 5),
+        (many(service(&impolite, vec![task("t", IMPOLITE)]), 5), 5),
+        (only_dc1(service(&last, vec![task("t", SIX_SECONDS_LEFT)])), 1),
+        (many(only_dc1(batch(&b_polite, vec![task("t", POLITE)])), 2), 2),
+        (many(only_dc1(batch(&b_impolite, vec![task("t", IMPOLITE)])), 2), 2),
+        (system(&s_polite, POLITE), 5),
+        (system(&s_impolite, IMPOLITE), 5),
+    ];
+    let mut all = vec![];
+    for (job, count) in &jobs {
+        lab.submit(job).await;
+        all.extend(everywhere(&lab, job["ID"].as_str().unwrap(), *count).await);
+    }
+    let in_dc1: Vec<String> = ["dev1", "dev3", "dev5"].map(String::from).into();
+    let (inside, outside): (Vec<Running>, Vec<Running>) = all.into_iter().partition(|r| in_dc1.contains(&r.node));
+    assert!(inside.len() >= 11 && outside.len() >= 4, "{} and {}", inside.len(), outside.len());
+
+    let plan = curfew.drain_plan(&of(datacenter("dc1"), 10)).await.unwrap();
+    assert_eq!((plan.nodes.len(), plan.options.strategy, plan.refused), (3, Strategy::Evacuate, None));
+    assert_eq!(plan.nodes.iter().map(|n| n.allocations.len()).sum::<usize>(), inside.len());
+    let gets = |job: &str| plan.nodes.iter().flat_map(|n| &n.allocations).find(|a| a.job.job.as_str() == job).unwrap();
+    assert_eq!((gets(&s_polite).gets, gets(&b_polite).gets), (Gets::ToldLast, Gets::ToldAtOnce));
+    assert!(
+        gets(&b_polite).not_replaced.is_some() && gets(&last).not_replaced.as_ref().is_some_and(|w| w.contains("no other node"))
+    );
+
+    let op = curfew.drain(&of(datacenter("dc1"), 10), None).await.unwrap();
+    assert_eq!(op.kind, OpKind::DrainDatacenter);
+    let deadline = op.requested_at + secs(10);
+    let watch = async |proc: Proc, r: &Running| proc.death(PATIENCE, &format!("{} on {}", r.job, r.node)).await;
+    let deaths = futures::future::join_all(inside.iter().map(|r| watch(r.task("t"), r))).await;
+    for (r, death) in inside.iter().zip(&deaths) {
+        assert!(*death <= deadline + late(), "{} on {} died {:?} after the deadline", r.job, r.node, death.since(deadline));
+        let obeys = [&polite, &b_polite, &s_polite, &last].contains(&&r.job);
+        assert!(obeys || *death >= deadline, "{} died {:?} before the deadline", r.job, deadline.since(*death));
+    }
+    let op = lab.curfew.finished(op.id, PATIENCE).await;
+    assert_eq!(op.state, State::Succeeded, "{op:?}");
+    let outcome = op.outcome.unwrap();
+    assert!(
+        outcome.nodes.iter().all(|n| n.state == NodeState::Drained && n.started_at.is_some() && n.ended_at.is_some()),
+        "{outcome:?}"
+    );
+    let impolite_inside = inside.iter().filter(|r| [&impolite, &b_impolite, &s_impolite].contains(&&r.job)).count();
+    assert_eq!(
+        (outcome.killed as usize, (outcome.exited + outcome.killed) as usize),
+        (impolite_inside, inside.len()),
+        "{outcome:?}"
+    );
+    // It had six seconds of work left, and finished it.
+    let six = lab.cluster.api.allocations(&last).await.unwrap();
+    let six = six.iter().find(|a| a["ID"] == inside.iter().find(|r| r.job == last).unwrap().alloc.as_str()).unwrap();
+    assert_eq!(six["TaskStates"]["t"]["Failed"], false, "{}", six["TaskStates"]);
+    // The other datacenter was not touched, and nothing came to a node of dc1.
+    assert!(outside.iter().all(|r| r.task("t").lives()));
+    for (job, _) in &jobs {
+        for a in lab.cluster.api.allocations(job["ID"].as_str().unwrap()).await.unwrap() {
+            let new = !inside.iter().any(|r| a["ID"] == r.alloc.as_str());
+            assert!(!(new && in_dc1.iter().any(|n| a["NodeName"] == n.as_str())), "{} came to {}", a["JobID"], a["NodeName"]);
+        }
+    }
+    for n in &in_dc1 {
+        let n = node(&lab, n).await;
+        assert_eq!((&n["SchedulingEligibility"], &n["Drain"]), (&json!("ineligible"), &json!(false)), "{n}");
+        assert_eq!(n["LastDrain"]["Meta"]["curfew_reason"], "to see");
+    }
+    let undrained =
+        curfew.undrain(&UndrainRequest { selection: datacenter("dc1"), ..UndrainRequest::default() }, None).await.unwrap();
+    let undrained = lab.curfew.finished(undrained.id, PATIENCE).await;
+    assert!(undrained.outcome.unwrap().nodes.iter().all(|n| n.state == NodeState::Eligible));
+    assert_eq!(node(&lab, "dev1").await["SchedulingEligibility"], "eligible");
+}
+
+/// `migrate`: a batch job hears SIGTERM so long before the deadline that it can use its stop timeout.
+pub async fn batch_hears_of_it_in_time(given: Given) {
+    let lab = given.own().await;
+    let home = lab.cluster.nodes()[0].clone();
+    let (obeys, ignores) = (unique("drain-batch"), unique("drain-batch-i"));
+    let own = |script: &str| vec![with(task("t", script), json!({ "KillTimeout": nanos(secs(3)) }))];
+    let first = lab.start(&on(batch(&obeys, own(POLITE)), &home)).await;
+    let second = lab.start(&on(batch(&ignores, own(IMPOLITE)), &home)).await;
+    let op = client(&lab).drain(&of(nodes(&[&home]), 12), None).await.unwrap();
+    assert_eq!(op.kind, OpKind::DrainNode);
+    let quiet = eventually(PATIENCE, "that it is under way", async || {
+        let op = lab.curfew.operation(op.id).await;
+        let n = op.outcome.as_ref().and_then(|o| o.nodes.first()).cloned();
+        n.filter(|n| n.left == 2).ok_or(format!("{op:?}"))
+    })
+    .await;
+    assert!(quiet.allocations.iter().all(|a| a.waits == Waits::Turn), "{quiet:?}");
+    let deadline = quiet.deadline.unwrap();
+    let (soft, hard) = tokio::join!(first.task("t").death(PATIENCE, &obeys), second.task("t").death(PATIENCE, &ignores));
+    assert!(soft <= deadline - secs(1) && soft >= deadline - secs(6), "told {:?} before the deadline", deadline.since(soft));
+    assert!(hard >= deadline && hard <= deadline + late(), "{hard}, and the deadline was {deadline}");
+    let op = lab.curfew.finished(op.id, PATIENCE).await;
+    assert_eq!((op.state, op.deadline), (State::Succeeded, Some(deadline)), "{op:?}");
+    assert_eq!(op.outcome.as_ref().map(|o| (o.exited, o.killed)), Some((1, 1)), "{op:?}");
+    assert_eq!(task_of(&op, Some(&second.alloc), "t").kill_at, Some(deadline));
+    give_back(&lab).await;
+}
+
+/// An unmanaged job is covered too.
+pub async fn killed_in_the_middle_the_deadline_holds(given: Given) {
+    let mut lab = given.own().await;
+    let home = lab.cluster.nodes()[0].clone();
+    let (managed, wild) = (unique("drain-crash"), unique("drain-wild"));
+    let first = lab.start(&on(service(&managed, vec![task("t", IMPOLITE)]), &home)).await;
+    let day = with(task("t", IMPOLITE), json!({ "KillTimeout": nanos(secs(86_400)), "KillSignal": "SIGTERM" }));
+    let job = group(on(service(&wild, vec![day]), &home), json!({ "Update": { "ProgressDeadline": 0 } }));
+    lab.cluster.api.put("/v1/jobs", &json!({ "Job": job })).await;
+    let second = lab.running(&wild).await;
+    let request = DrainRequest { strategy: Some(Strategy::Evacuate), ..of(nodes(&[&home]), 12) };
+    let op = client(&lab).drain(&request, None).await.unwrap();
+    let told = async |id: &str| {
+        let a = lab.alloc(id).await;
+        if a["DesiredStatus"] == "stop" { Ok(()) } else { Err(a["DesiredStatus"].to_string()) }
+    };
+    eventually(PATIENCE, "that they were told", async || told(&first.alloc).await).await;
+    eventually(PATIENCE, "that they were told", async || told(&second.alloc).await).await;
+    lab.own().kill().await;
+    lab.own().restart().await;
+    let deadline = lab.curfew.operation(op.id).await.deadline.unwrap();
+    assert!(deadline >= op.requested_at + secs(12) && deadline <= op.requested_at + secs(14), "{deadline}");
+    let (a, b) = tokio::join!(first.task("t").death(PATIENCE, &managed), second.task("t").death(PATIENCE, &wild));
+    for death in [a, b] {
+        assert!(death >= deadline && death <= deadline + late(), "{death}, and the deadline was {deadline}");
+    }
+    let op = lab.curfew.finished(op.id, PATIENCE).await;
+    assert_eq!((op.state, op.outcome.as_ref().map(|o| o.killed)), (State::Succeeded, Some(2)), "{op:?}");
+    lab.discard(&wild).await;
+    give_back(&lab).await;
+}
+
+/// What was told keeps the drain's deadline, the rest stays, the nodes are as they were.
+pub async fn cancelled_by_an_undrain_it_gives_the_nodes_back(given: Given) {
+    let lab = given.own().await;
+    let curfew = client(&lab);
+    let [home, other] = [0, 1].map(|i| lab.cluster.nodes()[i].clone());
+    let path = format!("/v1/node/{}/eligibility", node(&lab, &other).await["ID"].as_str().unwrap());
+    let id = unique("drain-cancel");
+    let batch_id = unique("drain-cancel-b");
+    let told = lab.start(&on(service(&id, vec![task("t", IMPOLITE)]), &home)).await;
+    lab.cluster.api.put(&path, &json!({ "Eligibility": "ineligible" })).await;
+    let both = nodes(&[&home, &other]);
+    let request = DrainRequest { strategy: Some(Strategy::Evacuate), ..of(both.clone(), 15) };
+    let op = curfew.drain(&request, None).await.unwrap();
+    assert_eq!(op.kind, OpKind::DrainDatacenter);
+    eventually(PATIENCE, "that it was told", async || {
+        let a = lab.alloc(&told.alloc).await;
+        if a["DesiredStatus"] == "stop" { Ok(()) } else { Err(a["DesiredStatus"].to_string()) }
+    })
+    .await;
+    // Nobody else may drain one of them meanwhile.
+    refused(curfew.drain(&of(nodes(&[&home]), 5), None).await, 409, "overlap", &[&op.id.to_string(), &home]);
+    let plan = curfew.drain_plan(&of(nodes(&[&home]), 5)).await.unwrap();
+    assert!(plan.refused.is_some_and(|r| r.contains(&op.id.to_string())));
+    let back = curfew.undrain(&UndrainRequest { selection: both, ..UndrainRequest::default() }, None).await.unwrap();
+    let back = lab.curfew.finished(back.id, PATIENCE).await;
+    let states: Vec<_> = back.outcome.unwrap().nodes.into_iter().map(|n| (n.name, n.state)).collect();
+    assert_eq!(states, [(home.clone(), NodeState::Eligible), (other.clone(), NodeState::LeftAlone)]);
+    let op = lab.curfew.finished(op.id, PATIENCE).await;
+    assert_eq!(op.state, State::Cancelled, "{op:?}");
+    assert_eq!(node(&lab, &home).await["SchedulingEligibility"], "eligible");
+    assert_eq!(node(&lab, &other).await["SchedulingEligibility"], "ineligible", "as it was before");
+    // Told is told: by the deadline that it was given, although the operation is over.
+    let child = op.outcome.unwrap().nodes.into_iter().find(|n| n.name == home).unwrap();
+    let deadline = child.deadline.unwrap();
+    let death = told.task("t").death(PATIENCE, &id).await;
+    assert!(death >= deadline && death <= deadline + late(), "{death}, and the deadline was {deadline}");
+    // The node takes work again.
+    lab.start(&on(batch(&batch_id, vec![task("t", POLITE)]), &home)).await;
+    lab.discard(&batch_id).await;
+    give_back(&lab).await;
+}
+
+pub async fn somebody_elses_drain_is_left_alone(given: Given) {
+    let lab = given.own().await;
+    let curfew = client(&lab);
+    let home = lab.cluster.nodes()[0].clone();
+    let id = unique("drain-theirs");
+    let running = lab.start(&on(batch(&id, vec![task("t", POLITE)]), &home)).await;
+    let path = format!("/v1/node/{}/drain", node(&lab, &home).await["ID"].as_str().unwrap());
+    let spec = json!({ "DrainSpec": { "Deadline": 600_000_000_000_i64 }, "Meta": { "owner": "ops" } });
+    lab.cluster.api.put(&path, &spec).await;
+    refused(
+        curfew.drain(&of(nodes(&[&home]), 5), None).await,
+        409,
+        "drained-by-other",
+        &["owner=ops", "nomad node drain -disable", &home],
+    );
+    let only = UndrainRequest { selection: nodes(&[&home]), ..UndrainRequest::default() };
+    let left = curfew.undrain(&only, None).await.unwrap();
+    let left = lab.curfew.finished(left.id, PATIENCE).await.outcome.unwrap().nodes.remove(0);
+    assert_eq!(left.state, NodeState::LeftAlone);
+    let all = curfew.undrain(&UndrainRequest { all: true, ..only }, None).await.unwrap();
+    let all = lab.curfew.finished(all.id, PATIENCE).await.outcome.unwrap().nodes.remove(0);
+    assert_eq!(all.state, NodeState::Eligible);
+    // Somebody ends ours: it says so, and does not fight.
+    let op = curfew.drain(&of(nodes(&[&home]), 60), None).await.unwrap();
+    eventually(PATIENCE, "that it drains", async || {
+        let n = node(&lab, &home).await;
+        if n["Drain"] == true { Ok(()) } else { Err(n.to_string()) }
+    })
+    .await;
+    lab.cluster.api.put(&path, &json!({ "DrainSpec": null, "MarkEligible": true })).await;
+    let op = lab.curfew.finished(op.id, PATIENCE).await;
+    assert!(op.state == State::Failed && op.error.as_ref().is_some_and(|e| e.contains("somebody ended the drain")), "{op:?}");
+    always(secs(1), "that it was left alone", async || if running.task("t").lives() { Ok(()) } else { Err("it is dead".into()) })
+        .await;
+    lab.discard(&id).await;
+    give_back(&lab).await;
+}
+
+pub async fn what_is_refused(given: Given) {
+    let lab = given.shared().await;
+    let curfew = client(&lab);
+    let drain = async |selection: Selection| curfew.drain(&of(selection, 5), None).await;
+    refused(drain(Selection::default()).await, 400, "bad-request", &["datacenter"]);
+    refused(drain(nodes(&["nobody"])).await, 404, "no-such-node", &["nobody", "dev1"]);
+    refused(drain(datacenter("dc9")).await, 404, "no-such-node", &["dc9", "dc1, dc2"]);
+    refused(drain(Selection { node_class: Some("gpu".into()), ..datacenter("dc1") }).await, 404, "no-such-node", &["gpu"]);
+    // Ids are hexadecimal: of three nodes, two begin alike for some digit, or none does.
+    let ids = lab.cluster.api.get("/v1/nodes").await;
+    let ids: Vec<String> = ids.as_array().unwrap().iter().map(|n| n["ID"].as_str().unwrap()[..1].to_owned()).collect();
+    if let Some(twice) = ids.iter().find(|d| ids.iter().filter(|o| o == d).count() > 1) {
+        refused(drain(nodes(&[twice])).await, 422, "ambiguous-node", &["write more of the id"]);
+    }
+    let both = DrainRequest { no_deadline: true, ..of(datacenter("dc1"), 5) };
+    refused(curfew.drain(&both, None).await, 400, "bad-request", &["not both"]);
+    refused(curfew.drain(&of(datacenter("dc1"), 90_000), None).await, 422, "timeouts", &["kill_timeout (24h)", "25h"]);
+    refused(curfew.drain(&of(datacenter("dc1"), 0), None).await, 400, "bad-request", &["longer than zero"]);
+    let fits = curfew.drain_plan(&DrainRequest { drain_timeout: None, ..of(datacenter("dc1"), 1) }).await.unwrap();
+    assert_eq!(fits.options.drain_timeout, Some(secs(3600)), "the default");
+    assert_eq!(lab.cluster.api.get("/v1/nodes").await[0]["SchedulingEligibility"], "eligible", "nothing was done");
+}
+
+/// Its node is away at the deadline: the operation names it and waits, and what comes back is ended then.
+pub async fn a_node_that_dies_and_comes_back(given: Given) {
+    let lab = given.own().await;
+    let home = lab.cluster.nodes()[0].clone();
+    let id = unique("drain-away");
+    let running = lab.start(&on(service(&id, vec![task("t", IMPOLITE)]), &home)).await;
+    let request = DrainRequest { strategy: Some(Strategy::Evacuate), ..of(nodes(&[&home]), 6) };
+    let op = client(&lab).drain(&request, None).await.unwrap();
+    eventually(PATIENCE, "its SIGTERM", async || {
+        let a = lab.alloc(&running.alloc).await;
+        let killing = |e: &Value| e["Type"] == "Killing";
+        let told = a["TaskStates"]["t"]["Events"].as_array().is_some_and(|e| e.iter().any(killing));
+        if told { Ok(()) } else { Err(a["TaskStates"].to_string()) }
+    })
+    .await;
+    lab.cluster.node_down(&home).await;
+    eventually(PATIENCE, "that it names the node", async || {
+        let op = lab.curfew.operation(op.id).await;
+        let says = op.waiting_for.clone().unwrap_or_default();
+        let past = op.deadline.is_some_and(|d| curfew_tests::now() > d);
+        if past && says.contains(&home) && says.contains("come back") { Ok(()) } else { Err(format!("{op:?}")) }
+    })
+    .await;
+    assert!(running.task("t").lives());
+    lab.cluster.node_up(&home).await;
+    running.task("t").death(PATIENCE, &id).await;
+    let op = lab.curfew.finished(op.id, PATIENCE).await;
+    assert_eq!((op.state, op.outcome.as_ref().map(|o| o.killed)), (State::Succeeded, Some(1)), "{op:?}");
+}
+
+/// Every node is ineligible before the first one is drained, and the next one waits for the one before.
+pub async fn one_node_at_a_time(given: Given) {
+    let shape = Shape { nodes: 5, ..Shape::default() };
+    let lab = given.labs.own_of(given.kind, &shape, &[]).await;
+    let id = unique("drain-turns");
+    let job = with(group(service(&id, vec![task("t", IMPOLITE)]), json!({ "Count": 3 })), json!({ "Datacenters": ["dc1"] }));
+    let spread = json!({ "Constraints": [{ "Operand": "distinct_hosts", "RTarget": "true" }] });
+    lab.submit(&with(job, spread)).await;
+    everywhere(&lab, &id, 3).await;
+    let request = DrainRequest { max_parallel: Some("1".parse().unwrap()), ..of(datacenter("dc1"), 3) };
+    let op = client(&lab).drain(&request, None).await.unwrap();
+    let first = eventually(PATIENCE, "the first one to drain", async || {
+        let op = lab.curfew.operation(op.id).await;
+        let nodes = op.outcome.map(|o| o.nodes).unwrap_or_default();
+        if nodes.iter().any(|n| n.state == NodeState::Draining) { Ok(nodes) } else { Err(format!("{nodes:?}")) }
+    })
+    .await;
+    assert_eq!(first.iter().filter(|n| n.state == NodeState::Waiting).count(), 2, "{first:?}");
+    for n in ["dev1", "dev3", "dev5"] {
+        assert_eq!(node(&lab, n).await["SchedulingEligibility"], "ineligible");
+    }
+    let op = lab.curfew.finished(op.id, PATIENCE).await;
+    let mut turns: Vec<_> = op.outcome.unwrap().nodes.iter().map(|n| (n.started_at.unwrap(), n.ended_at.unwrap())).collect();
+    turns.sort();
+    assert!(op.state == State::Succeeded && turns.windows(2).all(|w| w[0].1 <= w[1].0), "{turns:?}");
+    assert_eq!(lab.cluster.api.allocations(&id).await.unwrap().len(), 3, "nothing moved onto a node that was next");
+}

@@ -44,9 +44,10 @@ pub async fn a_folder_a_missing_folder_another_file(given: Given) {
     std::fs::write(&text, "Dear database,\n".repeat(500)).unwrap();
     serve(nomad, &sqlite(&text)).await.code(1).says(&["not an SQLite database", "--database"]);
     assert_eq!(std::fs::read_to_string(&text).unwrap(), "Dear database,\n".repeat(500));
-    for odd in ["postgres://x", "nonsense", "sqlite:", ""] {
+    for odd in ["nonsense", "sqlite:", ""] {
         serve(nomad, odd).await.code(2).says(&["sqlite:"]);
     }
+    serve(nomad, "postgres://x").await.code(2).says(&["names no user", "postgres://USER:PASSWORD@HOST:PORT/DATABASE"]);
 }
 
 /// Read-only media, since root may write everywhere else.

@@ -265,9 +265,7 @@ fn drain_plan(nodes: usize) -> DrainPlan {
             only_managed: false,
         },
         nodes: (0..nodes).map(each).collect(),
-        warnings: vec![
-            "no node of another datacenter takes allocations of \"logger\"".into(),
-        ],
+        warnings: vec!["no node of another datacenter takes allocations of \"logger\"".into()],
         refused: None,
     }
 }

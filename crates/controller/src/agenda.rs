@@ -121,18 +121,21 @@ mod tests {
         let config = Config { kinds: BTreeMap::from([(Kind::Stop, two)]), ..Config::default() };
         let mut agenda = Agenda::default();
         let wanted = |a: &Agenda| a.wanted(&config).iter().map(|w| (w.kind, w.limit)).collect::<Vec<_>>();
-        assert_eq!(wanted(&agenda), [(Kind::Submit, 64)], "standing by");
+        let of = |kinds: &[(Kind, usize)]| {
+            [&[(Kind::Submit, 64)], kinds, &[(Kind::DrainDatacenter, 64), (Kind::Undrain, 64)]].concat()
+        };
+        assert_eq!(wanted(&agenda), of(&[]), "standing by");
         assert!(!agenda.is_full(&config));
         agenda.keeps_clocks = true;
-        assert_eq!(wanted(&agenda), [(Kind::Submit, 64), (Kind::Stop, 2)]);
+        assert_eq!(wanted(&agenda), of(&[(Kind::Stop, 2), (Kind::DrainNode, 64)]));
         let (first, second) = (op(1), op(2));
         agenda.began(&first);
-        assert_eq!(wanted(&agenda), [(Kind::Submit, 64), (Kind::Stop, 1)]);
+        assert_eq!(wanted(&agenda), of(&[(Kind::Stop, 1), (Kind::DrainNode, 64)]));
         agenda.began(&second);
-        assert_eq!(wanted(&agenda), [(Kind::Submit, 64)]);
+        assert_eq!(wanted(&agenda), of(&[(Kind::DrainNode, 64)]));
         assert!(agenda.is_full(&config));
         agenda.ended(first.id);
-        assert_eq!(wanted(&agenda), [(Kind::Submit, 64), (Kind::Stop, 1)]);
+        assert_eq!(wanted(&agenda), of(&[(Kind::Stop, 1), (Kind::DrainNode, 64)]));
     }
 
     #[test]

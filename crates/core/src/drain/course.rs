@@ -59,7 +59,10 @@ impl Situation<'_> {
         let untold = |l: &Left| !l.told;
         let pace = |until| Ask::Pace { until, ignore_system };
         let (wanted, tell_at) = match self.options.strategy {
-            Strategy::Evacuate if self.asked.is_none() || self.left.iter().any(|l| untold(l) && !l.system) => {
+            // With nothing to tell it only leaves the meta.
+            Strategy::Evacuate
+                if self.left.iter().any(|l| untold(l) && !l.system) || !self.left.iter().any(untold) && self.asked.is_none() =>
+            {
                 // System jobs leave last, unless they are alone.
                 let later = self.left.iter().any(|l| untold(l) && l.system) && self.left.iter().any(|l| !l.system);
                 (Some(Ask::Force { ignore_system: ignore_system || later }), None)
@@ -170,6 +173,7 @@ mod tests {
         assert_eq!(course(Strategy::Evacuate, &told[1..], asked(net, 2), 5).ask, Some(force(false)), "alone");
         assert_eq!(course(Strategy::Evacuate, &told, asked(net, 2), 54).ask, Some(force(false)), "it is time");
         assert_eq!(course(Strategy::Evacuate, &all[..1], None, 0).ask, Some(force(false)));
+        assert_eq!(course(Strategy::Evacuate, &told, None, 2).ask, Some(net), "somebody else told the rest before");
     }
 
     #[test]

@@ -55,11 +55,53 @@ impl Controller {
         self.until_ready().await
     }
 
-    /// SIGTERM; a controller with nothing in flight exits 0.
-    pub async fn stop(&mut self) -> anyhow::Result<()> {
+    /// SIGTERM in the middle of its work: the phases that its status showed until it was gone, and whether it exited with 0.
+    pub async fn told_to_stop(&mut self) -> anyhow::Result<(Vec<String>, bool)> {
+        self.terminate()?;
+        let phases = self.phases(|c| matches!(c.try_wait(), Ok(None))).await?;
+        Ok((phases, self.child.wait().await?.success()))
+    }
+
+    /// Started again: the phases that its status showed until it ran.
+    pub async fn starts_again(&mut self) -> anyhow::Result<Vec<String>> {
+        self.child = spawn(&self.nomad_addr, &self.dir, &self.listen)?;
+        let mut phases = vec![];
+        let give_up = Instant::now() + READY_IN;
+        while phases.last().is_none_or(|p| p != "running") && Instant::now() < give_up {
+            phases.extend(self.phases(|_| false).await?);
+            phases.dedup();
+        }
+        self.until_ready().await?;
+        Ok(phases)
+    }
+
+    /// What its status says, asked at least once and as long as `again`; each phase once.
+    async fn phases(&mut self, again: impl Fn(&mut Child) -> bool) -> anyhow::Result<Vec<String>> {
+        let client = Client::new(&self.listen)?;
+        let mut phases: Vec<String> = vec![];
+        loop {
+            if let Ok(status) = client.status().await
+                && phases.last() != Some(&status.phase)
+            {
+                phases.push(status.phase);
+            }
+            if !again(&mut self.child) {
+                return Ok(phases);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn terminate(&self) -> anyhow::Result<()> {
         if let Some(pid) = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("the controller could not be stopped")?;
         }
+        Ok(())
+    }
+
+    /// SIGTERM; a controller with nothing in flight exits 0.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.terminate()?;
         let status = self.child.wait().await?;
         if !status.success() {
             bail!("the controller ended with {status}; its log:\n{}", self.log());

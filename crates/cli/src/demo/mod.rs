@@ -118,7 +118,9 @@ impl Demo {
         self.promises.graceful(&graceful);
         self.promises.killed("The impolite job dies by its clock", &impolite);
 
-        line("\n3. The controller is killed (kill -9) in the middle of a stop, and started again.\n");
+        line(
+            "\n3. In the middle of a stop the controller is killed (kill -9) and started again, then stopped (SIGTERM) and started again.\n",
+        );
         self.submit("impolite", IMPOLITE).await?;
         self.until_running("impolite").await?;
         let op = self.stop("impolite").await?;
@@ -130,9 +132,15 @@ impl Demo {
         tokio::time::sleep(Duration::from_secs(2)).await;
         controller.start_again().await?;
         self.say(&format!("the controller is back ({}), {} before the clock", controller.pid(), left(clock)));
+        let (phases, clean) = controller.told_to_stop().await?;
+        let exit = if clean { "exit code 0" } else { "not exit code 0" };
+        self.say(&format!("SIGTERM to the controller: {}, gone, {exit}", phases.join(", ")));
+        self.promises.stopped_cleanly(clean);
+        let phases = controller.starts_again().await?;
+        self.say(&format!("started again: {} ({}), {} before the clock", phases.join(", "), controller.pid(), left(clock)));
         let survived = self.follow(&mut timeline, op, |op| op.state.is_finished()).await?;
         line(&format!("           {}", summary(&survived)));
-        self.promises.killed("The clock survives kill -9 of the controller", &survived);
+        self.promises.killed("The clock survives kill -9 and SIGTERM of the controller", &survived);
         self.promises.same_clock(clock, &survived);
         self.a_datacenter_drained().await?;
 

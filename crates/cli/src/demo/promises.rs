@@ -67,6 +67,11 @@ impl Promises {
         }
     }
 
+    pub fn stopped_cleanly(&mut self, clean: bool) {
+        let what = if clean { "exit code 0" } else { "another exit code" };
+        self.note("A controller that is told to stop ends cleanly in the middle of a stop", what.into(), clean);
+    }
+
     pub fn same_clock(&mut self, before: Timestamp, op: &OperationView) {
         for t in tasks(op) {
             // The event that tells the SIGTERM may show a moment later than the stop.

@@ -68,6 +68,8 @@ const CALLS: &[Needs] = &[
     (Method::PUT, "/v1/deployment/fail/:deployment", SUBMIT),
     (Method::GET, "/v1/nodes", NODE_READ),
     (Method::GET, "/v1/node/:node", NODE_READ),
+    // What a namespace hides is left out, without an error.
+    (Method::GET, "/v1/node/:node/allocations", NODE_READ),
     (Method::PUT, "/v1/node/:node/eligibility", NODE_WRITE),
     (Method::PUT, "/v1/node/:node/drain", NODE_WRITE),
     (Method::GET, "/v1/client/stats", NODE_READ),

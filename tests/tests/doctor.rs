@@ -68,9 +68,9 @@ pub async fn a_node_with_the_default_max_kill_timeout(given: Given) {
     for words in ["FAIL  max_kill_timeout", &format!("node {node} (30s)"), "max_kill_timeout = \"24h\""] {
         assert!(ran.stdout.contains(words), "no {words:?} in {ran}");
     }
-    let within = [("CURFEW_KILL_TIMEOUT", "30s"), ("CURFEW_JOB_STOP_TIMEOUT", "10s")];
+    let within = [("CURFEW_KILL_TIMEOUT", "30s"), ("CURFEW_JOB_STOP_TIMEOUT", "10s"), ("CURFEW_DRAIN_TIMEOUT", "15s")];
     doctor(cluster.addr(), &within, &[]).await.code(0);
-    let shorter = [("CURFEW_KILL_TIMEOUT", "1h"), ("CURFEW_JOB_STOP_TIMEOUT", "5m")];
+    let shorter = [("CURFEW_KILL_TIMEOUT", "1h"), ("CURFEW_JOB_STOP_TIMEOUT", "5m"), ("CURFEW_DRAIN_TIMEOUT", "50m")];
     let report = doctor(cluster.addr(), &shorter, &["--json"]).await.code(1).json();
     let (verdict, found, _) = check(&report, "max_kill_timeout");
     assert!(verdict == "failed" && found.contains("even a job_stop_timeout of 5m is cut short"), "{report}");

@@ -124,7 +124,8 @@ impl Error {
 
     /// Whether a connection was made and no agreement on TLS came of it.
     pub fn is_tls(&self) -> bool {
-        matches!(self, Self::Unreachable { source: Some(source), .. } if find::<rustls::Error>(&**source).is_some())
+        let Self::Unreachable { asked, source: Some(source), .. } = self else { return false };
+        find::<rustls::Error>(&**source).is_some() || ended_handshake(asked, &**source)
     }
 
     /// Whether asking again later, unchanged, may work.
@@ -226,11 +227,11 @@ pub(crate) fn unreachable(asked: Box<Asked>, source: BoxError) -> Error {
             rustls::Error::InvalidCertificate(_) => {
                 format!("the certificate of Nomad at {addr} is not trusted: is NOMAD_CACERT the CA that signed it?")
             }
-            rustls::Error::AlertReceived(_) => {
-                format!("Nomad at {addr} ended the TLS handshake: does it want NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY?")
-            }
+            rustls::Error::AlertReceived(_) => wants_certificate(addr),
             _ => format!("no TLS connection to Nomad at {addr}: check NOMAD_CACERT, NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY"),
         }
+    } else if ended_handshake(&asked, &*source) {
+        wants_certificate(addr)
     } else if io == Some(std::io::ErrorKind::ConnectionRefused) {
         format!("NOMAD_ADDR {addr} refused the connection: is a Nomad agent listening there?")
     } else if io == Some(std::io::ErrorKind::NotFound) && addr.starts_with("unix:") {
@@ -249,6 +250,20 @@ pub(crate) fn broken(asked: Box<Asked>, source: BoxError) -> Error {
         return unreachable(asked, source);
     }
     Error::Interrupted { asked, status: None, detail: String::new(), source: Some(source) }
+}
+
+/// Whether the connection was given up before it took the request, which was therefore not sent.
+pub(crate) fn never_taken(e: &(dyn std::error::Error + 'static)) -> bool {
+    find::<hyper::Error>(e).is_some_and(hyper::Error::is_canceled)
+}
+
+/// The same refusal as in [`broken`], read before the request was written: its alert is not in the error then.
+fn ended_handshake(asked: &Asked, source: &(dyn std::error::Error + 'static)) -> bool {
+    asked.address.starts_with("https://") && never_taken(source)
+}
+
+fn wants_certificate(addr: &str) -> String {
+    format!("Nomad at {addr} ended the TLS handshake: does it want NOMAD_CLIENT_CERT and NOMAD_CLIENT_KEY?")
 }
 
 fn chain(e: &(dyn std::error::Error + 'static)) -> String {
@@ -273,4 +288,31 @@ fn find<'a, T: std::error::Error + 'static>(e: &'a (dyn std::error::Error + 'sta
         return Some(found);
     }
     find(e.source()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the pool's client meets it when the server's refusal is read before the request is written.
+    async fn given_up() -> hyper::Error {
+        let (ours, theirs) = tokio::io::duplex(64);
+        drop(theirs);
+        let io = hyper_util::rt::TokioIo::new(ours);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake::<_, String>(io).await.unwrap();
+        drop(connection);
+        sender.send_request(http::Request::new(String::new())).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_no_connection_took_was_not_sent() {
+        let asked = |address: &str| {
+            Box::new(Asked { method: http::Method::DELETE, path: "/v1/job/a".into(), address: address.into(), changes: true })
+        };
+        assert!(never_taken(&given_up().await));
+        let tls = unreachable(asked("https://nomad:4646"), given_up().await.into());
+        assert!(tls.is_tls() && !tls.outcome_unknown() && tls.to_string().contains("NOMAD_CLIENT_CERT"), "{tls}");
+        let plain = unreachable(asked("http://nomad:4646"), given_up().await.into());
+        assert!(!plain.is_tls() && !plain.outcome_unknown() && plain.to_string().contains("no connection"), "{plain}");
+    }
 }

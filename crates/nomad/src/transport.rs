@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::config::{Address, ConfigError, NomadConfig};
-use crate::tls;
+use crate::{error, tls};
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// An answer's body as it arrives.
@@ -94,7 +94,7 @@ impl Transport for Sockets {
         Box::pin(async move {
             let request = reqwest::Request::try_from(request).map_err(|e| TransportError::Connect(e.into()))?;
             let response = client.execute(request).await.map_err(|e| {
-                let never_sent = e.is_connect() || e.is_builder();
+                let never_sent = e.is_connect() || e.is_builder() || error::never_taken(&e);
                 // Without the URL: the error that wraps this one says what was asked.
                 let e = e.without_url();
                 if never_sent { TransportError::Connect(e.into()) } else { TransportError::Broken(e.into()) }

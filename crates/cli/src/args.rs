@@ -91,6 +91,8 @@ pub enum Command {
     Status(Output),
     /// Check whether Curfew can keep its promises on this Nomad, and say what to do.
     Doctor(Doctor),
+    /// Print the description of the RPC (OpenAPI 3.1).
+    Openapi,
 }
 
 impl Command {

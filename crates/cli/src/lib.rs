@@ -75,5 +75,9 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Doctor(args) => doctor::run(&addr, args).await,
         Command::Gc(args) => gc::run(named.as_deref(), args).await,
         Command::Status(args) => op::status(&addr, args).await,
+        Command::Openapi => {
+            output::line(curfew_controller::openapi().trim_end());
+            Ok(Exit::Done)
+        }
     }
 }

@@ -24,6 +24,7 @@ pub mod systemd;
 pub use clock::SystemClock;
 pub use lifecycle::{Controller, Counts, Ending, Phase};
 pub use pulse::Loop;
+pub use rpc::description as openapi;
 pub use shutdown::{CLEAN_UP, LONGEST_END};
 pub use start::{Opening, Parts, StartError, hostname, random, start};
 pub use steps::Random;

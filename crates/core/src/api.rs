@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::drain::{DrainOptions, MaxParallel, Selection, Strategy};
 use crate::operation::{By, Kind, Lease, Operation, Outcome, State, Target};
@@ -12,7 +13,7 @@ use crate::submit::Change;
 use crate::{AllocId, Datacenter, JobId, JobKey, Namespace, NodeId, OpId, Timestamp, duration};
 
 /// `POST /v1/jobs` and `POST /v1/jobs/plan`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitRequest {
     pub spec: SpecText,
@@ -24,7 +25,7 @@ pub struct SubmitRequest {
 }
 
 /// A job's specification as its author wrote it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpecText {
     /// Parsed by Nomad.
@@ -34,7 +35,7 @@ pub enum SpecText {
 }
 
 /// Who asks, and why; both end in the audit trail.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Who {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
@@ -43,13 +44,14 @@ pub struct Who {
 }
 
 /// `POST /v1/jobs/{job}/stop`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StopRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Namespace>,
     /// Between a task's SIGTERM and its SIGKILL; the task's own, else `JOB_STOP_TIMEOUT`, when absent.
     #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<duration::Text>)]
     pub stop_timeout: Option<Duration>,
     #[serde(default)]
     pub no_shutdown_delay: bool,
@@ -59,13 +61,14 @@ pub struct StopRequest {
 
 /// `POST /v1/nodes/drain`. Of what is absent: `strategy` is `migrate` for nodes that are named and `evacuate` for a selection,
 /// `drain_timeout` the configuration's for the node's datacenter, `max_parallel` all at once.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DrainRequest {
     pub selection: Selection,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<Strategy>,
     #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<duration::Text>)]
     pub drain_timeout: Option<Duration>,
     /// Instead of a drain timeout: nothing is killed because of the drain.
     #[serde(default)]
@@ -84,7 +87,7 @@ pub struct DrainRequest {
 }
 
 /// `POST /v1/nodes/undrain`: drains of these nodes are cancelled, and what a Curfew drain made ineligible is eligible again.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UndrainRequest {
     pub selection: Selection,
@@ -96,7 +99,7 @@ pub struct UndrainRequest {
 }
 
 /// What a drain would do.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DrainPlan {
     pub target: Target,
     pub options: DrainOptions,
@@ -109,7 +112,7 @@ pub struct DrainPlan {
 }
 
 /// What a drain would do to one node.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodePlan {
     pub id: NodeId,
     pub name: String,
@@ -121,6 +124,7 @@ pub struct NodePlan {
     pub eligible: bool,
     /// Absent: no deadline.
     #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<duration::Text>)]
     pub drain_timeout: Option<Duration>,
     pub allocations: Vec<AllocPlan>,
     /// What stands in the way of its promise, a sentence each.
@@ -129,7 +133,7 @@ pub struct NodePlan {
 }
 
 /// What an allocation would get.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AllocPlan {
     pub id: AllocId,
     #[serde(flatten)]
@@ -140,6 +144,7 @@ pub struct AllocPlan {
     pub gets: Gets,
     /// The longest stop timeout of its tasks.
     #[serde(with = "duration::text")]
+    #[schema(value_type = duration::Text)]
     pub stop_timeout: Duration,
     /// Why nothing takes its place elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -147,7 +152,7 @@ pub struct AllocPlan {
 }
 
 /// What a drain does to an allocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Gets {
     /// SIGTERM when the drain starts.
@@ -178,11 +183,12 @@ impl Gets {
 }
 
 /// `POST /v1/operations/{id}/extend`: one of the two.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExtendRequest {
     /// So much later than its deadline, or than now when that has passed.
     #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<duration::Text>)]
     pub by: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
@@ -191,7 +197,7 @@ pub struct ExtendRequest {
 }
 
 /// The body of every other intervention: `cancel`, `kill-now`, `release`, `retry`, `pause`, `resume`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InterveneRequest {
     #[serde(flatten)]
@@ -199,7 +205,7 @@ pub struct InterveneRequest {
 }
 
 /// `POST /v1/kinds/{kind}/pause`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PauseKindRequest {
     /// Needed for `kill`: while it is paused nobody is killed.
@@ -210,7 +216,7 @@ pub struct PauseKindRequest {
 }
 
 /// `GET /v1/kinds`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KindView {
     pub kind: Kind,
     /// Who paused it.
@@ -221,7 +227,7 @@ pub struct KindView {
 }
 
 /// `GET /v1/queue`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueueView {
     /// Operations that have not finished; by kind, then state.
     pub counts: Vec<QueueCountView>,
@@ -229,7 +235,7 @@ pub struct QueueView {
     pub running: Vec<HeldView>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueueCountView {
     pub kind: Kind,
     pub state: State,
@@ -239,7 +245,7 @@ pub struct QueueCountView {
     pub oldest_run_at: Timestamp,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HeldView {
     pub id: OpId,
     pub kind: Kind,
@@ -248,7 +254,7 @@ pub struct HeldView {
 }
 
 /// What a submit would change.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PlanView {
     pub job: JobId,
     pub namespace: Namespace,
@@ -261,7 +267,7 @@ pub struct PlanView {
 }
 
 /// An operation as callers see it. While it is not finished, `outcome` shows what is known so far.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct OperationView {
     pub id: OpId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -315,7 +321,7 @@ impl From<Operation> for OperationView {
 }
 
 /// RFC 9457. `type` is stable; `detail` is a sentence with the way out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     #[serde(rename = "type")]
     pub kind: String,
@@ -325,7 +331,7 @@ pub struct Problem {
 }
 
 /// `GET /v1/status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StatusView {
     /// Which service answers; a client that finds anything else is talking to something else.
     pub service: String,

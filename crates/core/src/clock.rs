@@ -7,13 +7,14 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::operation::Demand;
 use crate::spec::{GroupSpec, JobSpec, JobType, Role, TaskSpec};
 use crate::{AllocId, Allocation, ClientStatus, Desired, EventKind, JobKey, NodeId, OpId, Task, TaskName, TaskState, Timestamp};
 
 /// By what a task was told to end. The grace differs (see the table in docs/ARCHITECTURE.md), the proof differs too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// Nomad wants the allocation stopped: its job was stopped, or it is replaced, scaled down, rescheduled, preempted, drained.
@@ -48,7 +49,7 @@ impl Cause {
 }
 
 /// On what a clock's start rests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Basis {
     /// An event of the task, by the client's clock.
@@ -58,7 +59,7 @@ pub enum Basis {
 }
 
 /// One task in one incarnation: a task that was restarted has another clock.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct ClockKey {
     pub alloc: AllocId,
     pub task: TaskName,
@@ -67,7 +68,7 @@ pub struct ClockKey {
 
 /// A clock as it is persisted: what cannot be read from Nomad again (when it was first seen, what was tried), and the rest for
 /// people. It is memory, never authority: a SIGKILL needs a fresh read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClockRecord {
     #[serde(flatten)]
     pub key: ClockKey,

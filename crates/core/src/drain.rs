@@ -6,6 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{Object, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::{AllocId, Datacenter, JobId, JobKey, NodeId, OpId, Timestamp, duration};
 
@@ -16,7 +19,7 @@ pub mod plan;
 pub use meta::{Deadline, DrainMeta};
 
 /// How the tasks of a node are told to leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
     /// At Nomad's pace; what is left hears SIGTERM a stop timeout before the deadline.
@@ -83,6 +86,14 @@ impl TryFrom<String> for MaxParallel {
     }
 }
 
+impl PartialSchema for MaxParallel {
+    fn schema() -> RefOr<Schema> {
+        let text = Object::builder().schema_type(Type::String).pattern(Some("^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$"));
+        text.description(Some("A number of nodes, as in `3`, or a share, as in `20%`.")).into()
+    }
+}
+impl ToSchema for MaxParallel {}
+
 impl From<MaxParallel> for String {
     fn from(n: MaxParallel) -> Self {
         n.to_string()
@@ -90,7 +101,7 @@ impl From<MaxParallel> for String {
 }
 
 /// Which nodes: those for which everything that is given holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selection {
     /// Each an id, the beginning of one, or a name. Empty: any.
@@ -143,12 +154,13 @@ impl fmt::Display for Selection {
 }
 
 /// What a drain was asked to do, with everything that was left out filled in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DrainOptions {
     pub strategy: Strategy,
     /// For each node from the moment that its drain starts. Absent: none, or, of a set, what the configuration has for each
     /// node's datacenter.
     #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<duration::Text>)]
     pub drain_timeout: Option<Duration>,
     /// Nothing is killed because of this drain.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -250,7 +262,7 @@ pub struct SetNode {
     pub report: Option<Box<NodeOutcome>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
     /// Its turn has not come.
@@ -287,7 +299,7 @@ impl NodeState {
 }
 
 /// What came, or is coming, of one node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeOutcome {
     pub id: NodeId,
     pub name: String,
@@ -341,7 +353,7 @@ impl NodeOutcome {
 }
 
 /// An allocation that is still to leave its node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AllocLeft {
     pub id: AllocId,
     #[serde(flatten)]
@@ -354,7 +366,7 @@ pub struct AllocLeft {
     pub waiting_for: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Waits {
     /// It was told: for its end, or its clock.
@@ -371,12 +383,13 @@ pub enum Waits {
     Report,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Slow {
     pub alloc: AllocId,
     pub job: JobId,
     pub task: crate::TaskName,
     #[serde(with = "duration::text")]
+    #[schema(value_type = duration::Text)]
     pub took: Duration,
     pub killed: bool,
 }

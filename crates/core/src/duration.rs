@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{Object, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("\"{text}\" is not a duration: {why}; write a number with a unit, as in 30s, 5m or 1h 30m")]
@@ -48,6 +51,25 @@ pub fn human(d: Duration) -> String {
         format!("{:.1}s", d.as_secs_f64())
     } else {
         format(Duration::from_secs(d.as_secs_f64().round() as u64))
+    }
+}
+
+/// A duration as the RPC's description has it.
+pub struct Text;
+
+impl PartialSchema for Text {
+    fn schema() -> RefOr<Schema> {
+        Object::builder()
+            .schema_type(Type::String)
+            .pattern(Some("^[0-9]{1,8}(ns|us|ms|s|m|h|d)( ?[0-9]{1,8}(ns|us|ms|s|m|h|d))*$"))
+            .examples([serde_json::json!("1h 30m")])
+            .description(Some("A duration with units, as in `30s` or `1h 30m`."))
+            .into()
+    }
+}
+impl ToSchema for Text {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
     }
 }
 

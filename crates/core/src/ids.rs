@@ -4,6 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{Object, Schema, SchemaFormat, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -32,6 +35,12 @@ macro_rules! text_id {
                 id.0.as_ref().to_owned()
             }
         }
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                Object::builder().schema_type(Type::String).into()
+            }
+        }
+        impl ToSchema for $name {}
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(&self.0)
@@ -88,7 +97,7 @@ impl Default for Namespace {
 }
 
 /// A job within its namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 pub struct JobKey {
     pub namespace: Namespace,
     pub job: JobId,
@@ -133,6 +142,12 @@ impl OpId {
         (self.0.get_version_num() == 7).then(|| crate::Timestamp::from_micros(micros))
     }
 }
+impl PartialSchema for OpId {
+    fn schema() -> RefOr<Schema> {
+        Object::builder().schema_type(Type::String).format(Some(SchemaFormat::Custom("uuid".into()))).into()
+    }
+}
+impl ToSchema for OpId {}
 impl From<uuid::Uuid> for OpId {
     fn from(u: uuid::Uuid) -> Self {
         Self(u)

@@ -19,12 +19,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::clock::NodeDrain;
 use crate::drain::{DrainOptions, Moved, NodeOutcome, NodeProgress, NodeRef, Selection, SetProgress};
 use crate::{AllocId, ClientStatus, Datacenter, EvalId, JobKey, NodeId, OpId, TaskName, Timestamp, duration};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     Submit,
@@ -66,7 +67,7 @@ impl Kind {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Queued,
@@ -105,7 +106,7 @@ impl State {
 }
 
 /// What an operation is about. As JSON `{"job", "namespace"}`, `{"node", "name"}`, `{"datacenter"}` or `{"nodes"}`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Target {
     Job(JobKey),
@@ -167,7 +168,7 @@ impl fmt::Display for Target {
 }
 
 /// Who did something, when and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct By {
     pub actor: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -306,7 +307,7 @@ pub struct Progress {
 }
 
 /// What came of a task: SIGTERM, the clock, SIGKILL, the end. Absent means it did not happen or Nomad no longer shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TaskOutcome {
     pub name: TaskName,
     pub term_at: Option<Timestamp>,
@@ -317,7 +318,7 @@ pub struct TaskOutcome {
     pub signal: Option<i64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AllocOutcome {
     pub id: AllocId,
     pub job: crate::JobId,
@@ -326,7 +327,7 @@ pub struct AllocOutcome {
     pub tasks: Vec<TaskOutcome>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
     /// Tasks that ended by themselves after SIGTERM.
     pub exited: u32,
@@ -342,7 +343,7 @@ pub struct Outcome {
     pub nodes: Vec<NodeOutcome>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Registered {
     pub eval: Option<EvalId>,
     pub job_modify_index: u64,
@@ -352,7 +353,7 @@ pub struct Registered {
 }
 
 /// Who holds a row, and until when. The epoch goes up with every lease; a write names the epoch it was leased under.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lease {
     /// `host:pid`.
     pub holder: Option<String>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::{TaskName, duration};
 
@@ -17,7 +18,7 @@ pub const META_OPERATION: &str = "curfew_operation";
 /// Group meta that keeps the author's `progress_deadline`.
 pub const META_PROGRESS_DEADLINE: &str = "curfew_progress_deadline";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum JobType {
     Service,

@@ -53,7 +53,7 @@ pub struct Submission {
 }
 
 /// One changed value. `changes` is complete: what is not listed reaches Nomad as it was written.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Change {
     /// `group "g" / task "t" / kill_timeout`.
     pub path: String,

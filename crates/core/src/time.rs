@@ -5,6 +5,9 @@ use std::ops::{Add, Sub};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{KnownFormat, Object, Schema, SchemaFormat, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// An instant of wall time in microseconds since the epoch. Deadlines are wall time, so that they survive a restart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -68,6 +71,12 @@ impl std::str::FromStr for Timestamp {
         s.parse::<jiff::Timestamp>().map(|t| Self(t.as_microsecond()))
     }
 }
+impl PartialSchema for Timestamp {
+    fn schema() -> RefOr<Schema> {
+        Object::builder().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))).into()
+    }
+}
+impl ToSchema for Timestamp {}
 impl Serialize for Timestamp {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)

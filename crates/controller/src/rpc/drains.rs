@@ -16,6 +16,7 @@ use curfew_store::NewOperation;
 use futures::StreamExt;
 use futures::TryStreamExt;
 
+use super::description::Key;
 use super::jobs::idempotency;
 use super::problem::Refusal;
 use super::{Body, Peer, Rpc, actor};
@@ -283,6 +284,14 @@ fn problems(plans: &[NodePlan]) -> Vec<String> {
     all
 }
 
+/// Drain nodes, or say what that would do.
+#[utoipa::path(
+    post, path = "/v1/nodes/drain", tag = "nodes", params(Key), request_body = DrainRequest,
+    responses(
+        (status = 200, description = "Of a dry run: the plan.", body = DrainPlan),
+        (status = 202, description = "It is written down as this operation.", body = OperationView, headers(("Location" = String, description = "The operation's path.")))
+    )
+)]
 pub async fn drain(
     State(rpc): State<Rpc>,
     ConnectInfo(peer): Peer,
@@ -333,6 +342,11 @@ pub async fn drain(
     created.map_err(|refused| refused.naming(&chosen.nodes.iter().map(|n| (n.id.as_str(), n.name.as_str())).collect::<Vec<_>>()))
 }
 
+/// Cancel drains, and let nodes take allocations again.
+#[utoipa::path(
+    post, path = "/v1/nodes/undrain", tag = "nodes", params(Key), request_body = UndrainRequest,
+    responses((status = 202, description = "It is written down as this operation.", body = OperationView, headers(("Location" = String, description = "The operation's path."))))
+)]
 pub async fn undrain(
     State(rpc): State<Rpc>,
     ConnectInfo(peer): Peer,

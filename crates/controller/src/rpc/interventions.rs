@@ -1,14 +1,15 @@
 //! What people do to operations and kinds; each is in the audit trail with who and why.
 
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, State};
 use curfew_core::api::{ExtendRequest, InterveneRequest, KindView, OperationView, PauseKindRequest, Who};
 use curfew_core::operation::{By, Intervention, Kind};
 use curfew_core::{OpId, duration};
 use curfew_store::KindRow;
+use utoipa::ToSchema;
 
 use super::problem::Refusal;
-use super::{Body, Peer, Rpc, actor};
+use super::{Body, Named, Peer, Rpc, actor};
 
 impl Rpc {
     fn by(&self, who: Who, peer: std::net::SocketAddr) -> By {
@@ -29,10 +30,30 @@ pub(super) fn operation_id(id: &str) -> Result<OpId, Refusal> {
     id.parse().map_err(|_| Refusal::bad_request(format!("\"{id}\" is not an operation's id (a UUID)")))
 }
 
+/// What can be done to an operation, beside `extend`.
+#[derive(ToSchema)]
+#[schema(rename_all = "kebab-case")]
+#[expect(dead_code, reason = "for the description; the handler reads the word itself, to answer 404 to another")]
+enum Word {
+    Cancel,
+    KillNow,
+    Release,
+    Retry,
+    Pause,
+    Resume,
+}
+
+/// Step in. Doing again what is done already changes nothing.
+#[utoipa::path(
+    post, path = "/v1/operations/{id}/{intervention}", tag = "operations",
+    params(("id" = OpId, Path, description = "The operation's id."), ("intervention" = inline(Word), Path, description = "What to do.")),
+    request_body = InterveneRequest,
+    responses((status = 200, description = "The operation as it is then.", body = OperationView))
+)]
 pub async fn intervene(
     State(rpc): State<Rpc>,
     ConnectInfo(peer): Peer,
-    Path((id, what)): Path<(String, String)>,
+    Named((id, what)): Named<(String, String)>,
     Body(request): Body<InterveneRequest>,
 ) -> Result<Json<OperationView>, Refusal> {
     let what = match what.as_str() {
@@ -52,10 +73,16 @@ pub async fn intervene(
     rpc.intervene(&id, what, rpc.by(request.who, peer)).await
 }
 
+/// Move an operation's deadline. One of `by` and `until`.
+#[utoipa::path(
+    post, path = "/v1/operations/{id}/extend", tag = "operations", params(("id" = OpId, Path, description = "The operation's id.")),
+    request_body = ExtendRequest,
+    responses((status = 200, description = "The operation as it is then.", body = OperationView))
+)]
 pub async fn extend(
     State(rpc): State<Rpc>,
     ConnectInfo(peer): Peer,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
     Body(request): Body<ExtendRequest>,
 ) -> Result<Json<OperationView>, Refusal> {
     let what = match (request.by, request.until) {
@@ -82,6 +109,8 @@ pub async fn extend(
     Ok(Json(view))
 }
 
+/// Every kind of operation: who paused it, and who keeps the clocks.
+#[utoipa::path(get, path = "/v1/kinds", tag = "kinds", responses((status = 200, description = "All of them.", body = Vec<KindView>)))]
 pub async fn kinds(State(rpc): State<Rpc>) -> Result<Json<Vec<KindView>>, Refusal> {
     Ok(Json(rpc.store.kinds().await?.into_iter().map(view).collect()))
 }
@@ -98,10 +127,15 @@ fn kind_named(name: &str) -> Result<Kind, Refusal> {
     })
 }
 
+/// Begin nothing of a kind, on any controller, until it is resumed.
+#[utoipa::path(
+    post, path = "/v1/kinds/{kind}/pause", tag = "kinds", params(("kind" = Kind, Path, description = "Which kind.")), request_body = PauseKindRequest,
+    responses((status = 200, description = "The kind as it is then.", body = KindView))
+)]
 pub async fn pause_kind(
     State(rpc): State<Rpc>,
     ConnectInfo(peer): Peer,
-    Path(kind): Path<String>,
+    Named(kind): Named<String>,
     Body(request): Body<PauseKindRequest>,
 ) -> Result<Json<KindView>, Refusal> {
     rpc.accepting()?;
@@ -116,10 +150,15 @@ pub async fn pause_kind(
     Ok(Json(view(row)))
 }
 
+/// Begin operations of a kind again.
+#[utoipa::path(
+    post, path = "/v1/kinds/{kind}/resume", tag = "kinds", params(("kind" = Kind, Path, description = "Which kind.")), request_body = InterveneRequest,
+    responses((status = 200, description = "The kind as it is then.", body = KindView))
+)]
 pub async fn resume_kind(
     State(rpc): State<Rpc>,
     ConnectInfo(peer): Peer,
-    Path(kind): Path<String>,
+    Named(kind): Named<String>,
     Body(request): Body<InterveneRequest>,
 ) -> Result<Json<KindView>, Refusal> {
     rpc.accepting()?;

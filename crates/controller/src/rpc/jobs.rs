@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use curfew_core::api::{OperationView, PlanView, SpecText, StopRequest, SubmitRequest};
@@ -15,8 +15,9 @@ use curfew_store::{Created, NewOperation};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::description::Key;
 use super::problem::Refusal;
-use super::{Body, Peer, Rpc, actor};
+use super::{Body, Named, Peer, Rpc, actor};
 
 struct Prepared {
     id: OpId,
@@ -69,6 +70,11 @@ impl Rpc {
     }
 }
 
+/// Submit a job.
+#[utoipa::path(
+    post, path = "/v1/jobs", tag = "jobs", params(Key), request_body = SubmitRequest,
+    responses((status = 202, description = "It is written down as this operation.", body = OperationView, headers(("Location" = String, description = "The operation's path."))))
+)]
 pub async fn submit(
     State(rpc): State<Rpc>,
     ConnectInfo(peer): Peer,
@@ -94,6 +100,11 @@ pub async fn submit(
     .await
 }
 
+/// What a submit would change, and Nomad's own plan of it. Nothing is written down.
+#[utoipa::path(
+    post, path = "/v1/jobs/plan", tag = "jobs", request_body = SubmitRequest,
+    responses((status = 200, description = "The plan.", body = PlanView))
+)]
 pub async fn plan(State(rpc): State<Rpc>, Body(request): Body<SubmitRequest>) -> Result<Json<PlanView>, Refusal> {
     let Prepared { submission, .. } = rpc.prepare(request.spec, request.namespace).await?;
     let nomad = rpc.nomad.plan_job(&submission.key, &submission.job, true).await?;
@@ -107,10 +118,16 @@ pub async fn plan(State(rpc): State<Rpc>, Body(request): Body<SubmitRequest>) ->
     }))
 }
 
+/// Stop a job: SIGTERM now, SIGKILL when its time is over. A stop of a job that has a live stop joins it.
+#[utoipa::path(
+    post, path = "/v1/jobs/{job}/stop", tag = "jobs", params(("job" = String, Path, description = "The job's id, percent-encoded."), Key),
+    request_body = StopRequest,
+    responses((status = 202, description = "It is written down as this operation.", body = OperationView, headers(("Location" = String, description = "The operation's path."))))
+)]
 pub async fn stop(
     State(rpc): State<Rpc>,
     ConnectInfo(peer): Peer,
-    Path(job): Path<String>,
+    Named(job): Named<String>,
     headers: HeaderMap,
     Body(request): Body<StopRequest>,
 ) -> Result<Response, Refusal> {

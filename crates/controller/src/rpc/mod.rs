@@ -1,6 +1,8 @@
 //! The RPC: writes what is wanted down and answers; never changes anything in Nomad itself.
 
+mod description;
 mod drains;
+mod extract;
 mod interventions;
 mod jobs;
 mod operations;
@@ -11,22 +13,24 @@ mod server;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, Request};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::Router;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
 use curfew_core::Clock;
 use curfew_core::api::Who;
 use curfew_core::config::Config;
 use curfew_nomad::Nomad;
 use curfew_store::Store;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::duty::Duty;
 use crate::keeper::Keeper;
 use crate::nodes::Nodes;
 use crate::observer::Sight;
+pub use description::text as description;
+use extract::{Asked, Body, Named};
 pub use probes::Front;
 use problem::Refusal;
 pub use server::Server;
@@ -45,42 +49,41 @@ pub struct Rpc {
     pub stop: CancellationToken,
 }
 
-/// Everything but what answers while the controller is still starting.
+/// Everything but what answers while the controller is still starting. Only by `routes!`: then a route is in the description too.
+fn routes() -> OpenApiRouter<Rpc> {
+    OpenApiRouter::new()
+        .routes(routes!(jobs::submit))
+        .routes(routes!(jobs::plan))
+        .routes(routes!(jobs::stop))
+        .routes(routes!(drains::drain))
+        .routes(routes!(drains::undrain))
+        .routes(routes!(operations::list))
+        .routes(routes!(operations::show))
+        .routes(routes!(interventions::extend))
+        .routes(routes!(interventions::intervene))
+        .routes(routes!(interventions::kinds))
+        .routes(routes!(interventions::pause_kind))
+        .routes(routes!(interventions::resume_kind))
+        .routes(routes!(operations::queue))
+        .routes(routes!(operations::audit))
+}
+
 fn router(rpc: Rpc) -> Router {
     let body = DefaultBodyLimit::max(rpc.config.max_body_bytes / 16);
-    Router::new()
-        .route("/v1/jobs", post(jobs::submit))
-        .route("/v1/jobs/plan", post(jobs::plan))
-        .route("/v1/jobs/{job}/stop", post(jobs::stop))
-        .route("/v1/nodes/drain", post(drains::drain))
-        .route("/v1/nodes/undrain", post(drains::undrain))
-        .route("/v1/operations", get(operations::list))
-        .route("/v1/operations/{id}", get(operations::show))
-        .route("/v1/operations/{id}/extend", post(interventions::extend))
-        .route("/v1/operations/{id}/{intervention}", post(interventions::intervene))
-        .route("/v1/kinds", get(interventions::kinds))
-        .route("/v1/kinds/{kind}/pause", post(interventions::pause_kind))
-        .route("/v1/kinds/{kind}/resume", post(interventions::resume_kind))
-        .route("/v1/queue", get(operations::queue))
-        .route("/v1/audit", get(operations::audit))
+    let (router, _) = routes().split_for_parts();
+    router
         .fallback(|request: Request| async move {
             Refusal::not_found(format!("there is nothing at {}; docs/rpc.md lists what there is", request.uri().path()))
         })
+        .method_not_allowed_fallback(|request: Request| async move {
+            Refusal::method(format!(
+                "{} is not what {} takes; docs/rpc.md lists what there is",
+                request.method(),
+                request.uri().path()
+            ))
+        })
         .layer(body)
         .with_state(rpc)
-}
-
-/// A JSON body; what is wrong with one is said as a problem.
-struct Body<T>(T);
-
-impl<T: DeserializeOwned> FromRequest<Rpc> for Body<T> {
-    type Rejection = Refusal;
-    async fn from_request(req: Request, rpc: &Rpc) -> Result<Self, Refusal> {
-        match Json::<T>::from_request(req, rpc).await {
-            Ok(Json(v)) => Ok(Self(v)),
-            Err(e) => Err(Refusal::unreadable(e.status(), e.body_text())),
-        }
-    }
 }
 
 impl Rpc {

@@ -1,9 +1,10 @@
 //! Operations and the audit trail, to look at.
+#![expect(unused_qualifications, reason = "the macro that describes a route qualifies the types of its query")]
 
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use curfew_core::api::{HeldView, KindView, OperationView, QueueCountView, QueueView, StatusView};
 use curfew_core::audit::AuditRow;
 use curfew_core::operation::{Kind, Operation, Request, State as OpState};
@@ -11,30 +12,37 @@ use curfew_core::{JobKey, OpId, Timestamp, duration, outcome};
 use curfew_store::{AuditFilter, Change, Held, OperationFilter, QueueCount, QueueStatus};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
+use utoipa::IntoParams;
 
-use super::Rpc;
 use super::interventions::{operation_id, view};
 use super::problem::Refusal;
+use super::{Asked, Named, Rpc};
 
 /// The longest a caller may wait in one request.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// The change that is waited for may get lost: look again.
 const LOOK: Duration = Duration::from_secs(5);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ShowQuery {
-    /// Answer when it has finished, or after this long.
+    /// Answer when it has finished, or after this long; at most `5m`.
     #[serde(default, with = "duration::text_opt")]
+    #[param(value_type = Option<duration::Text>)]
     wait: Option<Duration>,
 }
 
+/// One operation; with `?wait=` when it has finished.
+#[utoipa::path(
+    get, path = "/v1/operations/{id}", tag = "operations", params(("id" = OpId, Path, description = "The operation's id."), ShowQuery),
+    responses((status = 200, description = "The operation as it is now.", body = OperationView))
+)]
 pub async fn show(
     State(rpc): State<Rpc>,
-    Path(id): Path<String>,
-    query: Result<Query<ShowQuery>, axum::extract::rejection::QueryRejection>,
+    Named(id): Named<String>,
+    Asked(query): Asked<ShowQuery>,
 ) -> Result<Json<OperationView>, Refusal> {
-    let Query(query) = query.map_err(|e| Refusal::bad_request(e.body_text()))?;
     let id = operation_id(&id)?;
     let mut changed = rpc.store.changes();
     let until = tokio::time::Instant::now() + query.wait.unwrap_or_default().min(LONGEST_WAIT);
@@ -91,25 +99,32 @@ impl Rpc {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListQuery {
+    /// Only of this kind.
     kind: Option<Kind>,
+    /// Only in this state.
     state: Option<OpState>,
+    /// Only of this job.
     job: Option<String>,
+    /// The namespace of `job`.
     namespace: Option<String>,
     /// Only children of this operation.
     parent: Option<OpId>,
     /// The next page starts after this operation.
     before: Option<OpId>,
+    /// 100 when absent; at most 1000.
     limit: Option<usize>,
 }
 
-pub async fn list(
-    State(rpc): State<Rpc>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Vec<OperationView>>, Refusal> {
-    let Query(q) = query.map_err(|e| Refusal::bad_request(e.body_text()))?;
+/// Operations, newest first, as they were last written down.
+#[utoipa::path(
+    get, path = "/v1/operations", tag = "operations", params(ListQuery),
+    responses((status = 200, description = "A page of them.", body = Vec<OperationView>))
+)]
+pub async fn list(State(rpc): State<Rpc>, Asked(q): Asked<ListQuery>) -> Result<Json<Vec<OperationView>>, Refusal> {
     let namespace = q.namespace.map_or_else(|| rpc.nomad.config().namespace.clone(), Into::into);
     let filter = OperationFilter {
         kinds: q.kind.into_iter().collect(),
@@ -122,6 +137,8 @@ pub async fn list(
     Ok(Json(rpc.store.operations(filter).await?.into_iter().map(OperationView::from).collect()))
 }
 
+/// What waits and what runs.
+#[utoipa::path(get, path = "/v1/queue", tag = "operations", responses((status = 200, description = "The queue.", body = QueueView)))]
 pub async fn queue(State(rpc): State<Rpc>) -> Result<Json<QueueView>, Refusal> {
     let QueueStatus { counts, running } = rpc.store.queue_status().await?;
     let count = |c: QueueCount| QueueCountView {
@@ -153,21 +170,27 @@ impl Rpc {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct AuditQuery {
+    /// Only of this operation.
     operation: Option<OpId>,
+    /// Only rows from then on.
     since: Option<Timestamp>,
+    /// Only rows after this `seq`: the next page.
     #[serde(default)]
     after: u64,
+    /// 1000 when absent; at most 10000.
     limit: Option<usize>,
 }
 
-pub async fn audit(
-    State(rpc): State<Rpc>,
-    query: Result<Query<AuditQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Vec<AuditRow>>, Refusal> {
-    let Query(q) = query.map_err(|e| Refusal::bad_request(e.body_text()))?;
+/// The audit trail, oldest first.
+#[utoipa::path(
+    get, path = "/v1/audit", tag = "operations", params(AuditQuery),
+    responses((status = 200, description = "A page of it.", body = Vec<AuditRow>))
+)]
+pub async fn audit(State(rpc): State<Rpc>, Asked(q): Asked<AuditQuery>) -> Result<Json<Vec<AuditRow>>, Refusal> {
     let filter = AuditFilter {
         operation: q.operation,
         after_seq: q.after,

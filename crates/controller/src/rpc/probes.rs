@@ -1,17 +1,18 @@
 //! What answers from the first moment to the last: health, readiness, status. The rest of the RPC is behind it once there is one.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use axum::{Json, Router};
 use curfew_core::Timestamp;
 use curfew_core::api::StatusView;
 use curfew_nomad::Nomad;
 use tower::ServiceExt;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::problem::Refusal;
 use super::{Rpc, router};
@@ -53,13 +54,20 @@ impl Front {
     }
 
     pub(super) fn router(self) -> Router {
-        Router::new()
-            .route("/v1/status", get(status))
-            .route("/healthz", get(healthz))
-            .route("/readyz", get(readyz))
-            .fallback(pass)
-            .with_state(self)
+        let (router, _) = routes().split_for_parts();
+        router.fallback(pass).with_state(self)
     }
+}
+
+pub(super) fn routes() -> OpenApiRouter<Front> {
+    OpenApiRouter::new().routes(routes!(status)).routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(description))
+}
+
+/// This description.
+#[utoipa::path(get, path = "/openapi.json", tag = "controller", responses((status = 200, description = "OpenAPI 3.1.", body = Value)))]
+async fn description() -> Response {
+    static TEXT: LazyLock<String> = LazyLock::new(super::description::text);
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str()).into_response()
 }
 
 async fn pass(State(front): State<Front>, request: Request) -> Response {
@@ -73,6 +81,11 @@ async fn pass(State(front): State<Front>, request: Request) -> Response {
     }
 }
 
+/// Whether the process does its work.
+#[utoipa::path(
+    get, path = "/healthz", tag = "controller",
+    responses((status = 200, description = "The phase.", body = String), (status = 500, description = "Which loop hangs.", body = String))
+)]
 async fn healthz(State(front): State<Front>) -> (StatusCode, String) {
     match front.life.stuck(STUCK) {
         None => (StatusCode::OK, format!("{}\n", front.phase())),
@@ -83,6 +96,10 @@ async fn healthz(State(front): State<Front>) -> (StatusCode, String) {
 }
 
 /// Ready means: requests are taken, written durably, and Nomad is in sight.
+#[utoipa::path(
+    get, path = "/readyz", tag = "controller",
+    responses((status = 200, description = "It is.", body = String), (status = 503, description = "Why not.", body = String))
+)]
 async fn readyz(State(front): State<Front>) -> (StatusCode, String) {
     let not = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
     let phase = front.phase();
@@ -103,6 +120,8 @@ async fn readyz(State(front): State<Front>) -> (StatusCode, String) {
     }
 }
 
+/// The controller that answers.
+#[utoipa::path(get, path = "/v1/status", tag = "controller", responses((status = 200, description = "How it is.", body = StatusView)))]
 async fn status(State(front): State<Front>) -> Result<Json<StatusView>, Refusal> {
     let mut view = StatusView {
         service: "curfew".into(),

@@ -1,6 +1,6 @@
 //! Errors of the RPC: RFC 9457 problem details with a stable `type` and a sentence with the way out.
 
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use curfew_core::api::Problem;
 use curfew_core::submit::SubmitError;
@@ -8,6 +8,9 @@ use curfew_store::StoreError;
 
 use crate::error::chain;
 use crate::nodes::Unfit;
+
+/// In seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 #[derive(Debug)]
 pub struct Refusal {
@@ -72,6 +75,9 @@ impl Refusal {
     pub fn stopping() -> Self {
         let detail = "this controller is stopping and takes no new requests; ask again when it is back".into();
         Self { status: StatusCode::SERVICE_UNAVAILABLE, slug: "stopping", title: "The controller is stopping", detail }
+    }
+    pub fn method(detail: String) -> Self {
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, slug: "method-not-allowed", title: "Another method is needed", detail }
     }
     pub fn not_found(detail: String) -> Self {
         Self { status: StatusCode::NOT_FOUND, slug: "not-found", title: "No such resource", detail }
@@ -141,7 +147,11 @@ impl IntoResponse for Refusal {
             status: self.status.as_u16(),
             detail: self.detail,
         };
-        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], serde_json::to_vec(&problem).unwrap_or_default())
-            .into_response()
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
     }
 }

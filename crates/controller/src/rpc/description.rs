@@ -1,0 +1,200 @@
+//! The RPC described: OpenAPI 3.1, made from the routes and types themselves.
+
+use std::collections::BTreeMap;
+
+use curfew_core::api::Problem;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::schema::{AdditionalProperties, Object, Schema, Type};
+use utoipa::openapi::{Components, Content, Header, Info, License, OpenApi, Ref, RefOr, Response, ResponseBuilder, Tag};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
+
+use super::{probes, routes};
+
+/// In the head of every request that makes an operation.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "for the description")]
+pub struct Key {
+    /// 1 to 255 printable ASCII characters. The same key with the same body gives the same operation and does nothing again.
+    #[param(rename = "Idempotency-Key", required = false, min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    idempotency_key: Option<String>,
+}
+
+const TAGS: [(&str, &str); 5] = [
+    ("jobs", "Submit, plan, stop and look at jobs."),
+    ("nodes", "Empty nodes and datacenters, and look at nodes."),
+    ("operations", "What was asked for, what came of it, and stepping in."),
+    ("kinds", "Whole kinds of operations."),
+    ("controller", "The controller itself."),
+];
+
+/// What any request may be answered with, beside what its route says. The problem's `type` says more.
+const PROBLEMS: [(&str, &str); 9] = [
+    ("400", "The request cannot be read."),
+    ("404", "There is no such thing."),
+    ("405", "The path takes another method."),
+    ("409", "It cannot be done now."),
+    ("413", "The body is too large."),
+    ("415", "The body is not said to be JSON."),
+    ("422", "What it asks for is not possible."),
+    ("502", "Nomad refused the controller."),
+    ("503", "Not now: ask again after `Retry-After` seconds."),
+];
+
+/// The whole of it.
+pub fn description() -> OpenApi {
+    let (_, front) = probes::routes().split_for_parts();
+    let (_, mut api) = routes().split_for_parts();
+    api.merge(front);
+    api.info = Info::builder()
+        .title("Curfew")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some("Stops and drains on HashiCorp Nomad that end when they were promised to."))
+        .license(Some(License::builder().name("Apache-2.0").identifier(Some("Apache-2.0")).build()))
+        .build();
+    api.tags = Some(TAGS.map(|(name, what)| Tag::builder().name(name).description(Some(what)).build()).into());
+    for (path, item) in &mut api.paths.paths {
+        for operation in operations(item) {
+            complete(path, operation);
+        }
+    }
+    let components = api.components.get_or_insert_default();
+    components.schemas.insert(Problem::name().into(), Problem::schema());
+    flatten(components);
+    components.responses.insert("Problem".into(), problem().into());
+    api
+}
+
+/// As it is served, printed and kept in docs/openapi.json.
+pub fn text() -> String {
+    // Made of strings, numbers and maps with string keys.
+    let mut text = description().to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [item.get.as_mut(), item.post.as_mut(), item.delete.as_mut()].into_iter().flatten()
+}
+
+/// What holds for every request.
+fn complete(path: &str, operation: &mut Operation) {
+    let probe = ["/healthz", "/readyz", "/openapi.json"].contains(&path);
+    let responses = &mut operation.responses.responses;
+    if !probe {
+        for (status, _) in PROBLEMS {
+            responses.entry(status.into()).or_insert_with(|| RefOr::Ref(Ref::from_response_name("Problem")));
+        }
+    }
+}
+
+fn problem() -> Response {
+    let seconds = Object::builder().schema_type(Type::Integer).build();
+    let retry = Header::builder().schema(Some(seconds)).description(Some("With 429 and 503: seconds."));
+    let meanings: Vec<String> = PROBLEMS.iter().map(|(status, what)| format!("{status}: {what}")).collect();
+    ResponseBuilder::new()
+        .description(format!("RFC 9457. {}", meanings.join(" ")))
+        .content("application/problem+json", Content::new(Some(Ref::from_schema_name("Problem"))))
+        .header("Retry-After", retry.build())
+        .build()
+}
+
+/// A struct that another one is flattened into is said as `allOf`, and there `additionalProperties: false` of the one excludes the
+/// fields of the other: such a schema is one object here.
+fn flatten(components: &mut Components) {
+    let known = components.schemas.clone();
+    for (name, schema) in &mut components.schemas {
+        let RefOr::T(Schema::AllOf(all)) = schema else { continue };
+        let Some(parts) = all.items.iter().map(|part| object(part, &known)).collect::<Option<Vec<Object>>>() else { continue };
+        let mut whole = Object::builder().schema_type(Type::Object).description(all.description.clone()).build();
+        for part in parts {
+            whole.properties.extend(part.properties);
+            whole.required.extend(part.required);
+        }
+        // A misspelled field of a request is refused, and not taken for the default.
+        if name.ends_with("Request") {
+            whole.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+        *schema = RefOr::T(Schema::Object(whole));
+    }
+}
+
+fn object(part: &RefOr<Schema>, known: &BTreeMap<String, RefOr<Schema>>) -> Option<Object> {
+    match part {
+        RefOr::T(Schema::Object(object)) => Some(object.clone()),
+        RefOr::T(Schema::AllOf(all)) => match all.items.as_slice() {
+            [one] => object(one, known),
+            _ => None,
+        },
+        RefOr::Ref(r) => object(known.get(r.ref_location.rsplit('/').next()?)?, known),
+        RefOr::T(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    /// Rewrites the committed copy where CURFEW_WRITE_OPENAPI is set; compares it otherwise.
+    #[test]
+    fn the_committed_copy_is_this_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+        if std::env::var_os("CURFEW_WRITE_OPENAPI").is_some() {
+            std::fs::write(path, text()).unwrap();
+        }
+        let kept = std::fs::read_to_string(path).unwrap();
+        assert!(kept == text(), "docs/openapi.json is not what the code says; write it anew: curfew openapi > docs/openapi.json");
+    }
+
+    #[test]
+    fn every_route_is_described_and_listed() {
+        let rpc = concat!(env!("CARGO_MANIFEST_DIR"), "/src/rpc");
+        for file in std::fs::read_dir(rpc).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            // Split, so that this line is not one.
+            assert!(
+                !text.contains(concat!(".rou", "te(")) && !text.contains(concat!("rou", "te_service(")),
+                "a route is added by routes!"
+            );
+        }
+        let docs = include_str!("../../../../docs/rpc.md");
+        let table: String = docs.lines().filter(|l| l.starts_with("| [`")).collect();
+        for (path, item) in &mut description().paths.paths {
+            assert!(table.contains(path.as_str()), "{path} is not in the table of docs/rpc.md");
+            for operation in operations(item) {
+                assert!(operation.summary.is_some(), "{path} says nothing about itself");
+                assert!(
+                    operation.tags.as_ref().is_some_and(|t| TAGS.iter().any(|(name, _)| t[0] == *name)),
+                    "{path}: {:?}",
+                    operation.tags
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_referred_to_is_there_and_no_object_excludes_its_own_fields() {
+        let all: Value = serde_json::from_str(&text()).unwrap();
+        assert_eq!(all["openapi"], "3.1.0");
+        let mut todo = vec![&all];
+        while let Some(at) = todo.pop() {
+            match at {
+                Value::Object(map) => {
+                    if let Some(to) = map.get("$ref").and_then(Value::as_str) {
+                        assert!(all.pointer(to.trim_start_matches('#')).is_some(), "{to} is nowhere");
+                    }
+                    assert!(!map.contains_key("allOf"), "a flattened object that is still in pieces: {map:?}");
+                    todo.extend(map.values());
+                }
+                Value::Array(items) => todo.extend(items),
+                _ => {}
+            }
+        }
+        let stop = &all["components"]["schemas"]["StopRequest"];
+        assert_eq!(
+            (&stop["additionalProperties"], &stop["properties"]["actor"]["type"][0]),
+            (&Value::Bool(false), &"string".into())
+        );
+    }
+}

@@ -118,7 +118,7 @@ fn only_reads(report: &Value) {
         let (verdict, found, remedy) = check(report, name);
         assert!(verdict == "warning" && found.starts_with("missing") && remedy.contains(line), "{name}: {report}");
     }
-    for name in ["acl", "acl read-job", "acl list-jobs", "acl node read"] {
+    for name in ["acl", "acl read-job", "acl every namespace", "acl list-jobs", "acl node read"] {
         assert_eq!(check(report, name).0, "ok", "{name}: {report}");
     }
     assert_eq!(report["counts"]["failed"], 2, "{report}");
@@ -154,7 +154,16 @@ pub async fn a_read_only_token(given: Given) {
         node { policy = "write" } agent { policy = "read" }"#;
     let full = token(api, "full", rights).await;
     let report = doctor(cluster.addr(), &[("NOMAD_TOKEN", &full)], &["--json"]).await.json();
-    assert_eq!(report["counts"], json!({ "ok": 20, "warning": 0, "failed": 0, "not_checked": 0 }), "{report}");
+    assert_eq!(report["counts"], json!({ "ok": 21, "warning": 0, "failed": 0, "not_checked": 0 }), "{report}");
+    api.put("/v1/namespace/hidden", &json!({ "Name": "hidden" })).await;
+    let partly = token(api, "partly", &rights.replace("\"*\"", "\"default\"")).await;
+    let report = doctor(cluster.addr(), &[("NOMAD_TOKEN", &partly)], &["--json"]).await.json();
+    let (verdict, found, remedy) = check(&report, "acl every namespace");
+    if cluster.is_at_least((1, 10, 0)) {
+        assert!(verdict == "failed" && found.contains("a drain would miss") && remedy.contains("read-job"), "{report}");
+    } else {
+        assert!(verdict == "not_checked" && found.contains("before 1.10"), "{report}");
+    }
     let nobody = doctor(cluster.addr(), &[], &["--json"]).await.code(1).json();
     assert_eq!((check(&nobody, "acl").0, check(&nobody, "acl node read").0), ("warning", "failed"), "{nobody}");
     let unknown = "11111111-1111-1111-1111-111111111111";

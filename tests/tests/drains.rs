@@ -6,7 +6,8 @@ use curfew_client::{Client, DrainRequest, Error, Selection, Strategy, UndrainReq
 use curfew_core::api::{Gets, OperationView};
 use curfew_core::drain::{NodeState, Waits};
 use curfew_core::operation::{Kind as OpKind, State};
-use curfew_tests::cluster::Shape;
+use curfew_tests::cluster::{Cluster, Shape};
+use curfew_tests::controller::Controller;
 use curfew_tests::jobs::{IMPOLITE, POLITE, batch, group, nanos, on, service, task, with};
 use curfew_tests::lab::{Lab, PATIENCE, Running, late, task_of, unique};
 use curfew_tests::process::Proc;
@@ -50,7 +51,11 @@ async fn node(lab: &Lab, name: &str) -> Value {
     found.unwrap_or_else(|| panic!("no node {name} in {all}"))
 }
 
-async fn give_back(lab: &Lab) {
+/// The jobs first: on a cluster that others use afterwards they would be placed again on the nodes that are given back.
+async fn give_back(lab: &Lab, jobs: &[&str]) {
+    for job in jobs {
+        lab.discard(job).await;
+    }
     for n in lab.cluster.api.get("/v1/nodes").await.as_array().unwrap() {
         let path = format!("/v1/node/{}/drain", n["ID"].as_str().unwrap());
         lab.cluster.api.put(&path, &json!({ "DrainSpec": null, "MarkEligible": true })).await;
@@ -187,7 +192,7 @@ pub async fn batch_hears_of_it_in_time(given: Given) {
     assert_eq!((op.state, op.deadline), (State::Succeeded, Some(deadline)), "{op:?}");
     assert_eq!(op.outcome.as_ref().map(|o| (o.exited, o.killed)), Some((1, 1)), "{op:?}");
     assert_eq!(task_of(&op, Some(&second.alloc), "t").kill_at, Some(deadline));
-    give_back(&lab).await;
+    give_back(&lab, &[&obeys, &ignores]).await;
 }
 
 /// An unmanaged job is covered too.
@@ -218,8 +223,7 @@ pub async fn killed_in_the_middle_the_deadline_holds(given: Given) {
     }
     let op = lab.curfew.finished(op.id, PATIENCE).await;
     assert_eq!((op.state, op.outcome.as_ref().map(|o| o.killed)), (State::Succeeded, Some(2)), "{op:?}");
-    lab.discard(&wild).await;
-    give_back(&lab).await;
+    give_back(&lab, &[&managed, &wild]).await;
 }
 
 /// What was told keeps the drain's deadline, the rest stays, the nodes are as they were.
@@ -260,8 +264,7 @@ pub async fn cancelled_by_an_undrain_it_gives_the_nodes_back(given: Given) {
     assert!(death >= deadline && death <= deadline + late(), "{death}, and the deadline was {deadline}");
     // The node takes work again.
     lab.start(&on(batch(&batch_id, vec![task("t", POLITE)]), &home)).await;
-    lab.discard(&batch_id).await;
-    give_back(&lab).await;
+    give_back(&lab, &[&id, &batch_id]).await;
 }
 
 pub async fn somebody_elses_drain_is_left_alone(given: Given) {
@@ -298,8 +301,84 @@ pub async fn somebody_elses_drain_is_left_alone(given: Given) {
     assert!(op.state == State::Failed && op.error.as_ref().is_some_and(|e| e.contains("somebody ended the drain")), "{op:?}");
     always(secs(1), "that it was left alone", async || if running.task("t").lives() { Ok(()) } else { Err("it is dead".into()) })
         .await;
-    lab.discard(&id).await;
-    give_back(&lab).await;
+    give_back(&lab, &[&id]).await;
+}
+
+/// The list of a node leaves out what the token may not see: without it nobody could say that the node is empty.
+pub async fn what_the_token_hides_is_no_empty_node(given: Given) {
+    let cluster = Cluster::start(given.kind, &Shape { nodes: 1, acl: true, ..Shape::default() }).await;
+    let (api, home) = (&cluster.api, &cluster.nodes()[0]);
+    api.put("/v1/namespace/hidden", &json!({ "Name": "hidden" })).await;
+    let may_see = async |namespaces: &str| {
+        let rest = r#"node { policy = "write" } agent { policy = "read" }"#;
+        let rules = format!("namespace {namespaces:?} {{ policy = \"write\" }} {rest}");
+        api.put("/v1/acl/policy/curfew", &json!({ "Name": "curfew", "Rules": rules })).await;
+    };
+    may_see("default").await;
+    let made = api.put("/v1/acl/token", &json!({ "Name": "curfew", "Type": "client", "Policies": ["curfew"] })).await;
+    let (seen, hidden) = (unique("drain-seen"), unique("drain-hidden"));
+    for (id, space) in [(&seen, "default"), (&hidden, "hidden")] {
+        let job = with(batch(id, vec![task("t", POLITE)]), json!({ "Namespace": space }));
+        api.put("/v1/jobs", &json!({ "Job": job })).await;
+        eventually(PATIENCE, "it to run", async || {
+            let all = api.allocations_in(space, id).await?;
+            if all.iter().any(|a| a["ClientStatus"] == "running") { Ok(()) } else { Err(format!("{all:?}")) }
+        })
+        .await;
+    }
+    let mut curfew = Controller::new(cluster.addr(), &[("NOMAD_TOKEN", made["SecretID"].as_str().unwrap())]);
+    curfew.launch();
+    let client = Client::new(curfew.addr()).unwrap();
+    let request = DrainRequest { strategy: Some(Strategy::Evacuate), ..of(nodes(&[home]), 4) };
+    // Before 1.10 the event stream opens with any namespace, and the list itself has to give it away.
+    let tells = cluster.is_at_least((1, 10, 0));
+    let status = curfew.api().clone();
+    let blind = async || {
+        eventually(PATIENCE, "the event stream to be refused", async || {
+            let status = status.try_get("/v1/status").await?;
+            let says = status["nomad"].as_str().unwrap_or_default();
+            if if tells { says.contains("read-job in every namespace") } else { says == "in sight" } {
+                Ok(())
+            } else {
+                Err(says.to_owned())
+            }
+        })
+        .await;
+    };
+    blind().await;
+    refused(client.drain(&request, None).await, 502, "nomad-permission-denied", &["read-job in every namespace"]);
+    let n = api.get("/v1/nodes").await[0].clone();
+    assert_eq!((&n["SchedulingEligibility"], &n["Drain"]), (&json!("eligible"), &json!(false)), "nothing was done");
+    if !tells {
+        return;
+    }
+    // It learns to see, and is blinded in the middle: then it does not say that the node is empty.
+    may_see("*").await;
+    curfew.ready().await;
+    let op = client.drain(&request, None).await.unwrap();
+    eventually(PATIENCE, "the drain to start", async || {
+        let op = curfew.operation(op.id).await;
+        if op.outcome.as_ref().is_some_and(|o| o.nodes.iter().any(|n| n.deadline.is_some())) {
+            Ok(())
+        } else {
+            Err(format!("{op:?}"))
+        }
+    })
+    .await;
+    curfew.kill().await;
+    may_see("default").await;
+    curfew.launch();
+    blind().await;
+    let waits = eventually(PATIENCE, "that it says why it does not end", async || {
+        let op = curfew.operation(op.id).await;
+        let says = op.waiting_for.clone().unwrap_or_default();
+        if says.contains("every namespace") { Ok(op) } else { Err(format!("{op:?}")) }
+    })
+    .await;
+    assert!(waits.state == State::Waiting, "{waits:?}");
+    may_see("*").await;
+    let op = curfew.finished(op.id, PATIENCE).await;
+    assert_eq!(op.state, State::Succeeded, "{op:?}");
 }
 
 pub async fn what_is_refused(given: Given) {

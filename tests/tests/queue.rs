@@ -144,6 +144,10 @@ pub async fn a_paused_kind_keeps_its_rows_queued(given: Given) {
     })
     .await;
     assert_eq!(lab.proxy().seen("DELETE", "/v1/job/").len(), 0);
+    let why = "somebody to resume stop: ";
+    assert!(lab.curfew.operation(op.id).await.waiting_for.is_some_and(|w| w.starts_with(why)));
+    let list = lab.run(&["op", "list"]).run().await.code(0);
+    assert_eq!(list.stdout.matches(why).count(), 2, "{list}");
     let queue = lab.run(&["queue", "status", "--json"]).run().await.code(0).json();
     assert_eq!((&queue["counts"][0]["kind"], &queue["counts"][0]["state"]), (&json!("stop"), &json!("queued")), "{queue}");
     assert_eq!(queue["counts"][0]["count"], 2, "{queue}");

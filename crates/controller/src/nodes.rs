@@ -125,9 +125,11 @@ pub(crate) fn means(word: &str, node: &NodeStub) -> bool {
     node.name == word || (!word.is_empty() && node.id.as_str().starts_with(word))
 }
 
-/// Whether Nomad may place the job's allocations there.
-pub(crate) fn may_run_there(job: &JobSpec, node: &NodeStub) -> bool {
-    (job.node_pool == "all" || job.node_pool == node.pool || node.pool.is_empty())
+/// Whether Nomad may place an allocation of the job's group there.
+pub(crate) fn may_run_there(job: &JobSpec, group: &str, node: &NodeStub) -> bool {
+    let named = job.groups.get(group).is_none_or(|g| g.only_on.iter().all(|n| *n == node.name || *n == node.id.as_str()));
+    named
+        && (job.node_pool == "all" || job.node_pool == node.pool || node.pool.is_empty())
         && (job.datacenters.is_empty() || job.datacenters.iter().any(|p| glob(p, &node.datacenter)))
 }
 

@@ -20,8 +20,29 @@ pub enum Sight {
     /// Nothing was read yet.
     Starting,
     Clear,
-    /// Since when, and why.
-    Lost(Timestamp, String),
+    Lost {
+        since: Timestamp,
+        why: String,
+        denied: bool,
+    },
+}
+
+impl Sight {
+    /// Why the token does not see everything: lists leave out what it may not see without a word, the event stream does not open.
+    pub fn denied(&self) -> Option<&str> {
+        match self {
+            Self::Lost { why, denied: true, .. } => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Why an empty list may not be empty: that the token sees everything has not shown yet, or it does not.
+    pub fn unsure(&self) -> Option<&str> {
+        match self {
+            Self::Starting => Some("the event stream was not opened yet"),
+            seen => seen.denied(),
+        }
+    }
 }
 
 pub struct Observer {
@@ -54,15 +75,15 @@ impl Observer {
             };
             let why = chain(&lost);
             self.keeper.gap().await;
-            if self.sight.send_if_modified(|s| {
-                let changed = !matches!(s, Sight::Lost(..));
-                if changed {
-                    *s = Sight::Lost(self.clock.now(), why.clone());
-                }
-                changed
-            }) {
+            let before = match &*self.sight.borrow() {
+                Sight::Lost { since, .. } => Some(*since),
+                _ => None,
+            };
+            if before.is_none() {
                 tracing::warn!(why, "lost sight of Nomad; looking again");
             }
+            let since = before.unwrap_or_else(|| self.clock.now());
+            self.sight.send_replace(Sight::Lost { since, why, denied: lost.is_denied() });
             let wait = BACKOFF.get(failures).or(BACKOFF.last()).copied().unwrap_or_default();
             failures += 1;
             tokio::select! {
@@ -179,4 +200,13 @@ enum Lost {
     List(#[source] curfew_nomad::Error),
     #[error("no events")]
     Stream(#[source] StreamEnd),
+}
+
+impl Lost {
+    fn is_denied(&self) -> bool {
+        match self {
+            Self::List(e) => matches!(e, curfew_nomad::Error::PermissionDenied { .. }),
+            Self::Stream(end) => end.is_denied(),
+        }
+    }
 }

@@ -257,6 +257,7 @@ fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, fron
         keeper: keeper.clone(),
         clock: clock.clone(),
         config: config.clone(),
+        sight: sight_rx.clone(),
         actor: holder.clone(),
         told_to_stop: abort.clone(),
         random,

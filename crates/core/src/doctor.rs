@@ -134,7 +134,7 @@ pub fn counted(n: usize, what: &str) -> String {
 }
 
 /// `1.10.5+ent` → (1, 10).
-fn minor(version: &str) -> Option<(u64, u64)> {
+pub fn minor(version: &str) -> Option<(u64, u64)> {
     let mut parts = version.trim_start_matches('v').split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }

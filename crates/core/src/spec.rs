@@ -67,6 +67,8 @@ pub struct GroupSpec {
     pub shutdown_delay: Duration,
     /// The author's, kept in meta when Nomad's was raised.
     pub progress_deadline: Option<Duration>,
+    /// Names or ids of nodes that constraints ask for, the job's, its own and its tasks': a node fits that is each of them.
+    pub only_on: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +115,7 @@ impl JobSpec {
                 && (job["Periodic"].is_object() || job["ParameterizedJob"].is_object()),
             datacenters: strings(&job["Datacenters"]),
             node_pool: job["NodePool"].as_str().filter(|p| !p.is_empty()).unwrap_or("default").to_owned(),
-            groups: groups.map(|g| (g["Name"].as_str().unwrap_or("").to_owned(), group(g, job_type))).collect(),
+            groups: groups.map(|g| (g["Name"].as_str().unwrap_or("").to_owned(), group(g, job, job_type))).collect(),
         }
     }
 
@@ -122,13 +124,21 @@ impl JobSpec {
     }
 }
 
-fn group(g: &Value, job_type: JobType) -> GroupSpec {
+fn group(g: &Value, job: &Value, job_type: JobType) -> GroupSpec {
     // Nomad's default when a job is read before it was canonicalized.
     let attempts = if matches!(job_type, JobType::Batch | JobType::SysBatch) { 3 } else { 2 };
     let of_group = restart(&g["RestartPolicy"], RestartPolicy { attempts, fail: true });
     let tasks = g["Tasks"].as_array().into_iter().flatten().map(|t| task(t, of_group)).map(|t| (t.name.clone(), t)).collect();
     let progress_deadline = g["Meta"][META_PROGRESS_DEADLINE].as_str().and_then(|s| duration::parse(s).ok());
-    GroupSpec { tasks, shutdown_delay: ns(&g["ShutdownDelay"]), progress_deadline }
+    let only_on = [job, g].into_iter().chain(g["Tasks"].as_array().into_iter().flatten()).flat_map(nodes_named).collect();
+    GroupSpec { tasks, shutdown_delay: ns(&g["ShutdownDelay"]), progress_deadline, only_on }
+}
+
+fn nodes_named(of: &Value) -> impl Iterator<Item = String> {
+    let all = of["Constraints"].as_array().into_iter().flatten();
+    let one = |c: &&Value| matches!(c["LTarget"].as_str(), Some("${node.unique.name}" | "${node.unique.id}"));
+    let equal = |c: &&Value| matches!(c["Operand"].as_str(), None | Some("" | "=" | "==" | "is"));
+    all.filter(one).filter(equal).filter_map(|c| c["RTarget"].as_str().map(str::to_owned))
 }
 
 fn restart(policy: &Value, default: RestartPolicy) -> RestartPolicy {
@@ -167,6 +177,20 @@ fn task(t: &Value, of_group: RestartPolicy) -> TaskSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_that_constraints_name() {
+        let on = |target: &str, operand: &str, node: &str| serde_json::json!([{ "LTarget": target, "Operand": operand, "RTarget": node }]);
+        let job = serde_json::json!({ "ID": "j", "Constraints": on("${node.unique.name}", "=", "n1"), "TaskGroups": [
+            { "Name": "a", "Constraints": on("${node.unique.id}", "==", "3f"), "Tasks": [{ "Constraints": on("${node.unique.name}", "is", "n2") }] },
+            { "Name": "b", "Constraints": on("${node.unique.name}", "!=", "n3"), "Tasks": [{ "Constraints": on("${node.class}", "=", "n4") }] },
+        ] });
+        let spec = JobSpec::from_json(&job);
+        assert_eq!(
+            (&*spec.groups["a"].only_on, &*spec.groups["b"].only_on),
+            (&["n1", "3f", "n2"].map(String::from)[..], &["n1".to_owned()][..])
+        );
+    }
 
     #[test]
     fn a_tasks_own_restart_policy_wins_over_its_groups() {

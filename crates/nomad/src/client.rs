@@ -257,6 +257,11 @@ impl Nomad {
         request.body(call.body).map_err(|e| format!("this cannot be asked of Nomad: {e}"))
     }
 
+    /// Nomad answered, and left out what the token may not see.
+    pub(crate) fn hidden(&self, asked: Box<Asked>, route: Route, what: &str) -> Error {
+        Error::PermissionDenied { asked, body: what.into(), token: self.token_words(), capability: route.capability() }
+    }
+
     fn token_words(&self) -> String {
         let source = &self.0.config.token_source;
         match self.0.token {

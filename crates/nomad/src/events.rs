@@ -76,6 +76,17 @@ pub enum StreamEnd {
     NotNomad { why: String },
 }
 
+impl StreamEnd {
+    /// Whether the token lacks what it takes, as far as Nomad tells: from 2.0 on it says nothing at all, 1.8 answers 500.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Silent | Self::Refused(Error::PermissionDenied { .. }) => true,
+            Self::Refused(e) => e.body().is_some_and(|b| b.contains("Permission denied")),
+            _ => false,
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct FrameWire<'a> {

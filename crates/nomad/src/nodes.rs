@@ -220,15 +220,24 @@ impl Nomad {
         Ok(stats["Timestamp"].as_i64().map(|ns| Timestamp::from_micros(ns.div_euclid(1000))))
     }
 
-    /// Every allocation of a node with the job that it runs. One that cannot be read is an error: not knowing is not "nothing".
-    pub async fn node_allocations(&self, id: &NodeId) -> Result<Vec<(Allocation, Option<JobSpec>)>, Error> {
+    /// Every allocation of a node with the job that it runs. Not knowing is not "nothing": one that cannot be read, that comes
+    /// without its job, or that is left out because the token may not see it, as far as that shows, is an error.
+    pub async fn node_allocations(&self, id: &NodeId) -> Result<Vec<(Allocation, JobSpec)>, Error> {
         let answer = self.send(Call::new(Route::NodeAllocations, &[id.as_str()])).await?;
         let list: Option<Vec<&RawValue>> =
             serde_json::from_slice(&answer.body).map_err(|e| answer.unlike_nomad(&e.to_string()))?;
-        let read =
-            |raw: &RawValue| wire::allocation(serde_json::from_str::<AllocationWire>(raw.get()).map_err(|e| e.to_string())?);
+        let read = |raw: &RawValue| {
+            let (alloc, job) = wire::allocation(serde_json::from_str::<AllocationWire>(raw.get()).map_err(|e| e.to_string())?)?;
+            let job = job.ok_or_else(|| format!("allocation {} has no job", alloc.id))?;
+            Ok((alloc, job))
+        };
         let all: Result<Vec<_>, String> = list.unwrap_or_default().into_iter().map(read).collect();
-        all.map_err(|why| answer.unlike_nomad(&why))
+        let all = all.map_err(|why| answer.unlike_nomad(&why))?;
+        // The index is of the newest allocation there, shown or not. An empty list's may be the whole table's, which says nothing.
+        if all.iter().map(|(alloc, _)| alloc.modify_index).max().is_some_and(|newest| answer.index() > newest) {
+            return Err(self.hidden(answer.asked, Route::NodeAllocations, "some of its allocations are hidden from this token"));
+        }
+        Ok(all)
     }
 
     /// Drains a node, or changes the drain that is under way. The node takes no allocations from then on. Safe to repeat.

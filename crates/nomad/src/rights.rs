@@ -3,11 +3,13 @@
 //! Each question is one that Nomad refuses for lack of permission before it looks at anything else, and that cannot be carried
 //! out by whoever has the permission: it names what does not exist, or what Nomad never takes.
 
+use curfew_core::doctor::minor;
 use curfew_core::{AllocId, JobKey};
 use serde_json::json;
 
 use crate::client::{Call, Nomad};
 use crate::error::Error;
+use crate::events::StreamEnd;
 use crate::filter::Filter;
 use crate::route::Route;
 
@@ -16,6 +18,8 @@ use crate::route::Route;
 pub enum Right {
     SubmitJob,
     ReadJob,
+    /// In every namespace that there is: what is left out of a list is left out without a word.
+    ReadEverywhere,
     ListJobs,
     AllocLifecycle,
     DispatchJob,
@@ -30,20 +34,22 @@ pub enum May {
     No,
     /// Nomad refuses it for another reason. Its words.
     Refused(String),
-    /// The token sees nothing to try it on.
-    NothingToTry,
+    /// It cannot be told, and why.
+    NotTold(&'static str),
 }
 
 /// No job, node or task has such a name: Nomad refuses a slash in a task's, and gives out random ids.
 const NOBODY: &str = "curfew-doctor-asks/nothing";
+const NO_NAMESPACE: &str = "curfew-doctor-asks";
 const NO_NODE: &str = "00000000-0000-0000-0000-000000000000";
 /// No index of Nomad's comes that far.
 const NO_INDEX: u64 = (1 << 53) - 1;
 
 impl Right {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SubmitJob,
         Self::ReadJob,
+        Self::ReadEverywhere,
         Self::ListJobs,
         Self::AllocLifecycle,
         Self::DispatchJob,
@@ -63,6 +69,7 @@ impl Nomad {
             // A plan would not do: from Nomad 2.0 it has a capability of its own. Nobody can register at that index.
             Right::SubmitJob => self.register(&key, &never(&key), Some(NO_INDEX)).await.map(drop),
             Right::ReadJob => self.job(&key).await.map(drop),
+            Right::ReadEverywhere => return self.may_read_everywhere().await,
             Right::ListJobs => {
                 let call = Call::new(Route::Jobs, &[]).namespace(&key.namespace).query("per_page", "1");
                 self.send(call).await.map(drop)
@@ -70,7 +77,9 @@ impl Nomad {
             Right::AllocLifecycle => match self.any_running().await {
                 // Nomad looks for the allocation before it looks at the token, so it takes one that is there.
                 Ok(Some(alloc)) => self.signal_nobody(&alloc).await,
-                Ok(None) | Err(Error::PermissionDenied { .. }) => return Ok(May::NothingToTry),
+                Ok(None) | Err(Error::PermissionDenied { .. }) => {
+                    return Ok(May::NotTold("the token sees no running allocation to try it on"));
+                }
                 Err(e) => Err(e),
             },
             Right::DispatchJob => self.send(namespaced(Route::DispatchJob).json(&json!({}))).await.map(drop),
@@ -89,6 +98,29 @@ impl Nomad {
                 _ => May::Refused(body),
             }),
             Err(e) => past_the_token(e),
+        }
+    }
+
+    /// The event stream of all namespaces wants it in each of them, and node read. Before 1.10 any one may open it: there only a
+    /// token for every name there could be is told apart.
+    async fn may_read_everywhere(&self) -> Result<May, Error> {
+        let first = match self.events(None).await {
+            Ok(mut stream) => stream.next().await.map(drop),
+            Err(end) => Err(end),
+        };
+        match first {
+            Ok(()) => {}
+            Err(end) if end.is_denied() => return Ok(May::No),
+            Err(StreamEnd::Refused(e) | StreamEnd::Broken(e)) => return Err(e),
+            Err(_) => return Ok(May::NotTold("the event stream ended before it told anything")),
+        }
+        match self.job(&JobKey::new(NO_NAMESPACE, NOBODY)).await {
+            Ok(_) => Ok(May::Yes),
+            Err(Error::PermissionDenied { .. }) if minor(&self.version().await?).is_some_and(|v| v >= (1, 10)) => Ok(May::Yes),
+            Err(Error::PermissionDenied { .. }) => Ok(May::NotTold(
+                "a Nomad before 1.10 does not tell which namespaces it hides from a token without namespace \"*\"",
+            )),
+            Err(e) => Err(e),
         }
     }
 

@@ -66,7 +66,7 @@ routes! {
     FailDeployment: "PUT" "/v1/deployment/fail/:deployment" needs "namespace capability submit-job";
     Nodes: "GET" "/v1/nodes" needs "node policy read";
     Node: "GET" "/v1/node/:node" needs "node policy read";
-    NodeAllocations: "GET" "/v1/node/:node/allocations" needs "node policy read and namespace capability read-job";
+    NodeAllocations: "GET" "/v1/node/:node/allocations" needs "node policy read, and namespace capability read-job in every namespace";
     NodeDrain: "PUT" "/v1/node/:node/drain" needs "node policy write";
     NodeEligibility: "PUT" "/v1/node/:node/eligibility" needs "node policy write";
     ClientStats: "GET" "/v1/client/stats" needs "node policy read";

@@ -257,6 +257,23 @@ pub async fn lists_show_what_is_allowed(on: On) {
     gone(&on, &hidden, &other).await;
 }
 
+/// Without a word; only the answer's index is that of the newest of all.
+pub async fn a_nodes_allocations_leave_out_what_is_hidden(on: On) {
+    let (seen, hidden) = (namespace(&on).await, namespace(&on).await);
+    let (job, alloc) = there(&on, &seen).await;
+    let (other, _) = there(&on, &hidden).await;
+    let path = format!("/v1/node/{}/allocations", alloc["NodeID"].as_str().unwrap());
+    let secret = token(&on, &format!("node {{ policy = \"read\" }}\nnamespace {seen:?} {{ policy = \"read\" }}")).await;
+    let newest = |a: &Answer| a.body.as_array().unwrap().iter().filter_map(|a| a["ModifyIndex"].as_u64()).max().unwrap();
+    let (all, some) = (on.get(&path).await.ok(), on.bearing(&secret).get(&path).await.ok());
+    assert_eq!(all.index(), newest(&all));
+    let spaces: BTreeSet<&str> = some.body.as_array().unwrap().iter().filter_map(|r| r["Namespace"].as_str()).collect();
+    assert_eq!(spaces, BTreeSet::from([seen.as_str()]));
+    assert!(some.index() > newest(&some), "{} and {}", some.index(), newest(&some));
+    gone(&on, &seen, &job).await;
+    gone(&on, &hidden, &other).await;
+}
+
 /// Asked for by its own id, in a namespace that the token does not know.
 pub async fn what_is_in_a_hidden_namespace(on: On) {
     let (mine, hidden) = (namespace(&on).await, namespace(&on).await);

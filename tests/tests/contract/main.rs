@@ -109,6 +109,7 @@ const CASES: &[Case] = cases![
     15 Guarded acl::anonymous_and_unknown_tokens_are_refused;
     15 Guarded acl::lists_show_what_is_allowed;
     15 Guarded acl::what_is_in_a_hidden_namespace;
+    15 Guarded acl::a_nodes_allocations_leave_out_what_is_hidden;
     15 Guarded acl::policies_are_checked_when_they_are_written;
     15 Guarded acl::tokens_are_made_and_deleted;
     16 Shared jobs::registered_again_it_lives_twice;

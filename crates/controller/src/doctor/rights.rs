@@ -24,6 +24,13 @@ fn need(right: Right) -> Need {
             Ok("Curfew sees no allocation, so it keeps no kill clock"),
             r#"namespace "*" { capabilities = ["read-job"] }"#,
         ),
+        Right::ReadEverywhere => (
+            "acl every namespace",
+            Ok(
+                "no event stream, and a drain would miss what it does not see; it takes read-job in every namespace and node read",
+            ),
+            r#"namespace "*" { capabilities = ["read-job"] }"#,
+        ),
         Right::AllocLifecycle => {
             ("acl alloc-lifecycle", Ok("no SIGKILL can be sent"), r#"namespace "*" { capabilities = ["alloc-lifecycle"] }"#)
         }
@@ -57,7 +64,7 @@ impl Doctor<'_> {
             Err(why) => Check::not_checked("acl", why.text()),
         };
         let asked = join_all(Right::ALL.map(|right| async move { (right, ask(self.nomad.may(right)).await) })).await;
-        let nothing = config.token.is_some() && asked.iter().all(|(_, may)| matches!(may, Ok(May::No | May::NothingToTry)));
+        let nothing = config.token.is_some() && asked.iter().all(|(_, may)| matches!(may, Ok(May::No | May::NotTold(_))));
         let acl = if nothing {
             let remedy = format!("set {source} to a token of this cluster that has not expired");
             Check::failed("acl", format!("on; the token of {source} is not known, or may do nothing"), remedy)
@@ -87,7 +94,7 @@ impl Doctor<'_> {
             May::Yes => Check::ok(name, format!("granted{place}")),
             May::No => missing("missing", format!("add to the token's policy: {policy}")),
             May::Refused(words) => missing(&format!("refused ({words})"), "ask whoever runs this Nomad why".into()),
-            May::NothingToTry => Check::not_checked(name, "the token sees no running allocation to try it on"),
+            May::NotTold(why) => Check::not_checked(name, why),
         }
     }
 }

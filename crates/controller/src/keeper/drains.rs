@@ -111,11 +111,9 @@ impl Book {
     }
 
     /// What runs on a node that drains, with its jobs.
-    pub fn on_node(&mut self, all: Vec<(Allocation, Option<JobSpec>)>, now: Timestamp, fx: &mut Vec<Effect>) {
+    pub fn on_node(&mut self, all: Vec<(Allocation, JobSpec)>, now: Timestamp, fx: &mut Vec<Effect>) {
         for (alloc, spec) in all {
-            if let Some(spec) = spec {
-                self.specs.insert(&alloc.job_key(), spec);
-            }
+            self.specs.insert(&alloc.job_key(), spec);
             self.observe(alloc, now, fx);
         }
     }

@@ -49,7 +49,7 @@ enum Msg {
     Gap,
     NodeSeen(Box<NodeStub>),
     NodeRead(NodeId, Result<Option<NodeStub>, ()>),
-    OnNode(Vec<(Allocation, Option<JobSpec>)>),
+    OnNode(Vec<(Allocation, JobSpec)>),
     DrainReport {
         op: OpId,
         node: NodeId,
@@ -190,7 +190,7 @@ impl Keeper {
         self.send(Msg::NodeSeen(Box::new(node))).await;
     }
     /// Every allocation of a node that drains, as it was just read.
-    pub async fn on_node(&self, all: Vec<(Allocation, Option<JobSpec>)>) {
+    pub async fn on_node(&self, all: Vec<(Allocation, JobSpec)>) {
         self.send(Msg::OnNode(all)).await;
     }
     /// What the live drain of a node can say about itself; nothing when it is not live here, or did not start.

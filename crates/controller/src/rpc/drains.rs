@@ -106,6 +106,12 @@ impl Rpc {
         })
     }
 
+    /// What is hidden from the token would be left behind.
+    fn blind(&self) -> Option<Refusal> {
+        let why = self.sight.borrow().denied()?.to_owned();
+        Some(Refusal::token(format!("a drain has to see every allocation of its nodes, and the token may not: {why}")))
+    }
+
     /// Another operation has one of the nodes.
     async fn claimed(&self, nodes: &[NodeStub]) -> Result<Option<Refusal>, Refusal> {
         let claims: HashMap<NodeId, OpId> = self.store.claims().await?.into_iter().collect();
@@ -134,11 +140,10 @@ impl Rpc {
         let (mut allocations, mut problems) = (Vec::new(), Vec::new());
         let mut managed = None;
         for (alloc, spec) in self.nomad.node_allocations(&node.id).await? {
-            let Some(spec) = spec else { continue };
             if is_over(&alloc, spec.groups.get(&alloc.group), now, &graces) {
                 continue;
             }
-            let elsewhere = staying.iter().any(|n| nodes::may_run_there(&spec, n));
+            let elsewhere = staying.iter().any(|n| nodes::may_run_there(&spec, &alloc.group, n));
             let planned = plan::of_allocation(&alloc, &spec, options, elsewhere, &graces);
             let tasks = || spec.groups.get(&alloc.group).into_iter().flat_map(|g| g.tasks.values());
             if spec.managed {
@@ -311,12 +316,12 @@ pub async fn drain(
         );
     }
     if request.dry_run {
-        let refused = foreign(&chosen.nodes).or(rpc.claimed(&chosen.nodes).await?).map(|r| r.detail().to_owned());
+        let refused = foreign(&chosen.nodes).or(rpc.blind()).or(rpc.claimed(&chosen.nodes).await?).map(|r| r.detail().to_owned());
         return Ok(Json(DrainPlan { target, options, nodes: plans, warnings, refused }).into_response());
     }
     warnings.splice(0..0, problems(&plans));
     // Overlaps are the store's to refuse: the same key again is the operation that it made, which has the nodes.
-    if let Some(refused) = foreign(&chosen.nodes) {
+    if let Some(refused) = foreign(&chosen.nodes).or(rpc.blind()) {
         return Err(refused);
     }
     let now = rpc.clock.now();

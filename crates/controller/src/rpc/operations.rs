@@ -73,6 +73,26 @@ pub async fn show(
 impl Rpc {
     /// With what is known so far, while it is not finished, where the clocks are kept; elsewhere as it was written last.
     pub(super) async fn view(&self, op: Operation) -> OperationView {
+        let mut view = self.view_of(op).await;
+        // A database that is away by now leaves it unsaid.
+        self.why_queued(std::slice::from_mut(&mut view)).await.unwrap_or_default();
+        view
+    }
+
+    /// Nothing of a paused kind is leased; the row itself does not know.
+    async fn why_queued(&self, views: &mut [OperationView]) -> Result<(), Refusal> {
+        if !views.iter().any(|v| v.state == OpState::Queued) {
+            return Ok(());
+        }
+        let kinds = self.store.kinds().await?;
+        for view in views.iter_mut().filter(|v| v.state == OpState::Queued) {
+            let Some(by) = kinds.iter().find(|k| k.kind == view.kind).and_then(|k| k.pause.as_ref()) else { continue };
+            view.waiting_for = Some(format!("somebody to resume {}: {} paused it", view.kind.as_str(), by.actor));
+        }
+        Ok(())
+    }
+
+    async fn view_of(&self, op: Operation) -> OperationView {
         let live = match &op.request {
             Request::Stop { target, .. } if !op.state.is_finished() => self.keeper.report(op.id, target.clone()).await,
             _ => None,
@@ -134,7 +154,9 @@ pub async fn list(State(rpc): State<Rpc>, Asked(q): Asked<ListQuery>) -> Result<
         before: q.before,
         limit: q.limit.unwrap_or(100).clamp(1, 1000),
     };
-    Ok(Json(rpc.store.operations(filter).await?.into_iter().map(OperationView::from).collect()))
+    let mut views: Vec<_> = rpc.store.operations(filter).await?.into_iter().map(OperationView::from).collect();
+    rpc.why_queued(&mut views).await?;
+    Ok(Json(views))
 }
 
 /// What waits and what runs.

@@ -111,7 +111,7 @@ async fn readyz(State(front): State<Front>) -> (StatusCode, String) {
     match sight {
         Sight::Clear => {}
         Sight::Starting => return not("Nomad was not seen yet".into()),
-        Sight::Lost(since, why) => return not(format!("Nomad is out of sight since {since}: {why}")),
+        Sight::Lost { since, why, .. } => return not(format!("Nomad is out of sight since {since}: {why}")),
     }
     match tokio::time::timeout(DATABASE, rpc.store.check()).await {
         Ok(Ok(())) => (StatusCode::OK, rpc.ready()),
@@ -143,7 +143,7 @@ async fn status(State(front): State<Front>) -> Result<Json<StatusView>, Refusal>
         match &*rpc.sight.borrow() {
             Sight::Starting => {}
             Sight::Clear => view.nomad = "in sight".into(),
-            Sight::Lost(since, why) => view.nomad = format!("out of sight since {since}: {why}"),
+            Sight::Lost { since, why, .. } => view.nomad = format!("out of sight since {since}: {why}"),
         }
     }
     Ok(Json(view))

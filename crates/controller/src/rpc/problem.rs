@@ -52,6 +52,10 @@ impl Refusal {
     pub fn drained_by_other(detail: String) -> Self {
         Self { status: StatusCode::CONFLICT, slug: "drained-by-other", title: "Somebody else drains one of the nodes", detail }
     }
+    pub fn token(detail: String) -> Self {
+        let title = "Nomad refused Curfew's token";
+        Self { status: StatusCode::BAD_GATEWAY, slug: "nomad-permission-denied", title, detail }
+    }
     /// With the names of nodes instead of their ids.
     pub fn naming(mut self, nodes: &[(&str, &str)]) -> Self {
         for (id, name) in nodes {
@@ -92,7 +96,7 @@ impl From<curfew_nomad::Error> for Refusal {
             E::Refused { .. } | E::Conflict { .. } | E::NotFound { .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "refused-by-nomad", "Nomad refused it")
             }
-            E::PermissionDenied { .. } => (StatusCode::BAD_GATEWAY, "nomad-permission-denied", "Nomad refused Curfew's token"),
+            E::PermissionDenied { .. } => return Self::token(detail),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "nomad-unavailable", "Nomad does not answer"),
         };
         Self { status, slug, title, detail }

@@ -33,10 +33,10 @@ use crate::keeper::DrainReport;
 
 /// How often a waiting drain looks by itself when nothing wakes it.
 const LOOK: Duration = Duration::from_secs(30);
+/// How soon it looks again whether the token sees what lives on a node.
+const UNSURE: Duration = Duration::from_secs(3);
 /// Tasks in a report's list of the slowest.
 const SLOWEST: usize = 5;
-
-type OnNode = Vec<(Allocation, Option<JobSpec>)>;
 
 impl Tools {
     pub(super) async fn drain_node(
@@ -111,6 +111,10 @@ impl Tools {
             return Ok(Done { audit, ..self.elsewhere(op) });
         };
         if left.is_empty() {
+            if let Some(why) = self.sight.borrow().unsure() {
+                let why = format!("proof that the token sees everything on node {}: {why}", node.name);
+                return Ok(Done { result: self.waiting(op, now + UNSURE, why), audit });
+            }
             return self.drained(op, node, &seen, &meta, report, audit).await;
         }
         let after_the_clocks = drain.deadline.map(|d| d.max(now) + Duration::from_secs(2));
@@ -126,10 +130,9 @@ impl Tools {
     }
 
     /// What is to leave and did not.
-    fn left(&self, all: &OnNode, covers: impl Fn(&JobSpec) -> bool, now: Timestamp) -> Vec<Left> {
+    fn left(&self, all: &[(Allocation, JobSpec)], covers: impl Fn(&JobSpec) -> bool, now: Timestamp) -> Vec<Left> {
         let graces = self.config.graces();
         all.iter()
-            .filter_map(|(alloc, spec)| Some((alloc, spec.as_ref()?)))
             .filter(|(alloc, spec)| covers(spec) && !is_over(alloc, spec.groups.get(&alloc.group), now, &graces))
             .map(|(alloc, spec)| Left {
                 system: spec.job_type == JobType::System,

@@ -19,9 +19,11 @@ use curfew_core::{Clock, Timestamp};
 use curfew_nomad::Nomad;
 use curfew_store::{StepResult, Store};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::keeper::Keeper;
+use crate::observer::Sight;
 
 /// What a step works with.
 #[derive(Clone)]
@@ -31,6 +33,7 @@ pub struct Tools {
     pub keeper: Keeper,
     pub clock: Arc<dyn Clock>,
     pub config: Arc<Config>,
+    pub sight: watch::Receiver<Sight>,
     /// `host:pid`, for the audit trail.
     pub actor: String,
     /// The controller is stopping and steps have had their time.

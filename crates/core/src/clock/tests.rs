@@ -73,7 +73,7 @@ fn restarted_by(spec: &mut JobSpec, restart: RestartPolicy) {
 
 fn job(job_type: JobType, tasks: Vec<TaskSpec>) -> JobSpec {
     let tasks: BTreeMap<_, _> = tasks.into_iter().map(|t| (t.name.clone(), t)).collect();
-    let group = GroupSpec { tasks, shutdown_delay: Duration::ZERO, progress_deadline: None };
+    let group = GroupSpec { tasks, shutdown_delay: Duration::ZERO, progress_deadline: None, only_on: vec![] };
     JobSpec {
         managed: true,
         job_type,

@@ -8,7 +8,7 @@ use crate::api::{AllocPlan, Gets};
 use crate::clock::{Graces, own_stop_timeout};
 use crate::spec::{JobSpec, JobType, Role};
 
-/// `elsewhere`: whether a node that takes allocations and stays is in its job's datacenters and pool.
+/// `elsewhere`: whether a node that takes allocations and stays may have it.
 pub fn of_allocation(alloc: &Allocation, spec: &JobSpec, options: &DrainOptions, elsewhere: bool, graces: &Graces) -> AllocPlan {
     let gets = match (spec.job_type, options.strategy) {
         (JobType::System, _) if options.ignore_system => Gets::Stays,
@@ -22,7 +22,9 @@ pub fn of_allocation(alloc: &Allocation, spec: &JobSpec, options: &DrainOptions,
         _ if gets == Gets::Stays => None,
         JobType::System | JobType::SysBatch => Some("a system job has an allocation on each node and none instead of this one"),
         JobType::Batch => Some("Nomad does not place a batch allocation again that a drain stopped"),
-        JobType::Service if !elsewhere => Some("no other node that takes allocations is in its datacenters and node pool"),
+        JobType::Service if !elsewhere => Some(
+            "no other node that takes allocations fits its datacenters, its node pool and the node that its constraints name",
+        ),
         JobType::Service => None,
     };
     AllocPlan {

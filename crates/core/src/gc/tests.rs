@@ -51,7 +51,7 @@ fn spec(managed: bool) -> JobSpec {
         (spec.name.clone(), spec)
     };
     let tasks = [task("a", Role::Main, false), task("b", Role::Main, true), task("c", Role::Sidecar, false)];
-    let group = GroupSpec { tasks: tasks.into(), shutdown_delay: Duration::ZERO, progress_deadline: None };
+    let group = GroupSpec { tasks: tasks.into(), shutdown_delay: Duration::ZERO, progress_deadline: None, only_on: vec![] };
     JobSpec {
         managed,
         job_type: JobType::Service,

@@ -6,6 +6,7 @@ use curfew_core::config::Config;
 use curfew_core::drain::Deadline;
 use curfew_core::gc::{JobStatus, Purge, Sighting, purge};
 use curfew_core::operation::Demand;
+use curfew_core::spec::JobType;
 use curfew_core::{ClientStatus, Desired, EventKind, JobKey, Namespace, TaskName, TaskState, Timestamp};
 use curfew_nomad::{DrainDeadline, Error, EvalState, JobFilter, NodeStatus, Nomad, NomadConfig, SignalOutcome, TransportError};
 use serde_json::{Value, json};
@@ -366,12 +367,36 @@ async fn a_nodes_allocations_come_with_their_jobs_and_one_that_cannot_be_read_is
     let list = format!("[{FULL}]");
     let (nomad, log) = nomad(move |_| respond(200, list.clone()));
     let all = nomad.node_allocations(&"n".into()).await.unwrap();
-    assert_eq!((all.len(), all[0].0.id.as_str(), all[0].1.is_some()), (1, ALLOC, true));
+    assert_eq!((all.len(), all[0].0.id.as_str(), all[0].1.job_type), (1, ALLOC, JobType::Service));
     assert_eq!(log.lines(), ["GET /v1/node/n/allocations"]);
     let (nomad, _) = crate::fake::nomad(|_| respond(200, "null"));
     assert!(nomad.node_allocations(&"n".into()).await.unwrap().is_empty());
-    let (nomad, _) = crate::fake::nomad(|_| respond(200, r#"[{"ID":"x"}]"#));
-    assert!(matches!(nomad.node_allocations(&"n".into()).await, Err(Error::NotNomad { .. })));
+    let without_job = {
+        let mut alloc: Value = serde_json::from_str(FULL).unwrap();
+        alloc.as_object_mut().unwrap().remove("Job");
+        json!([alloc]).to_string()
+    };
+    for (body, word) in [(r#"[{"ID":"x"}]"#.to_owned(), "missing field"), (without_job, "has no job")] {
+        let (nomad, _) = crate::fake::nomad(move |_| respond(200, body.clone()));
+        let e = nomad.node_allocations(&"n".into()).await.unwrap_err();
+        assert!(matches!(e, Error::NotNomad { .. }) && e.to_string().contains(word), "{e}");
+    }
+}
+
+/// Nomad says what the newest change on the node was, also when the token may not see what changed.
+#[tokio::test]
+async fn allocations_that_are_hidden_from_the_token_are_an_error() {
+    let newest = serde_json::from_str::<Value>(FULL).unwrap()["ModifyIndex"].as_u64().unwrap();
+    for (index, hidden) in [(newest, false), (newest + 1, true)] {
+        let (nomad, _) = nomad(move |_| {
+            let mut answer = respond(200, format!("[{FULL}]"));
+            answer.headers_mut().insert("X-Nomad-Index", index.into());
+            answer
+        });
+        let all = nomad.node_allocations(&"n".into()).await;
+        let denied = matches!(&all, Err(Error::PermissionDenied { capability, .. }) if capability.contains("every namespace"));
+        assert_eq!((all.is_ok(), denied), (!hidden, hidden), "{all:?}");
+    }
 }
 
 /// As a real Nomad showed it (recordings drain_cancel).

@@ -61,9 +61,15 @@ async fn what_is_asked_would_harm_nobody_even_if_it_were_done() {
     // Nomad allows no slash in a task's name.
     assert!(signal["Signal"] == "SIGCONT" && signal["Task"].as_str().unwrap().contains('/'), "{signal}");
     let (empty, _) = nomad_with(config(), |_| respond(200, "[]"));
-    assert_eq!(empty.may(Right::AllocLifecycle).await.unwrap(), May::NothingToTry);
+    assert_eq!(
+        empty.may(Right::AllocLifecycle).await.unwrap(),
+        May::NotTold("the token sees no running allocation to try it on")
+    );
     let (blind, _) = nomad_with(config(), |_| respond(403, "Permission denied"));
-    assert_eq!(blind.may(Right::AllocLifecycle).await.unwrap(), May::NothingToTry);
+    assert_eq!(
+        blind.may(Right::AllocLifecycle).await.unwrap(),
+        May::NotTold("the token sees no running allocation to try it on")
+    );
 }
 
 #[tokio::test]

@@ -516,7 +516,7 @@ fn a_live_drain_follows_its_node_to_the_end() {
     let (mut b, mut fx) = (book(), vec![]);
     let op = drain_op(60_000);
     b.changed(&op, at(950), &mut fx);
-    b.on_node(vec![(Shown::healthy().alloc(), None)], at(1000), &mut fx);
+    b.on_node(vec![(Shown::healthy().alloc(), spec(20, "2s"))], at(1000), &mut fx);
     assert_eq!(did(&mut fx), []);
     let report = b.drain_report(op.id, &"n".into(), at(1000)).unwrap();
     assert_eq!((report.left.len(), report.left[0].waits, report.deadline), (1, curfew_core::drain::Waits::Turn, None));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use curfew_client::{Client, StopRequest};
-use curfew_controller::{Controller, Parts, SystemClock, random};
+use curfew_controller::{Controller, Metrics, Parts, SystemClock, random};
 use curfew_core::JobKey;
 use curfew_core::config::Config;
 use curfew_devcluster::{Cluster, ClusterConfig, NodeConfig};
@@ -66,6 +66,7 @@ pub async fn keep(args: Keep) -> anyhow::Result<Infallible> {
         config: Config::default(),
         holder: format!("bench:{}", std::process::id()),
         listener: Some(TcpListener::bind(args.listen).await?),
+        metrics: Metrics::new(),
     };
     let controller: Controller = curfew_controller::start(parts)?;
     let ending = controller.stopped().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use curfew_client::{Client, OperationView, SpecText, StopRequest, SubmitRequest, Who};
-use curfew_controller::{Controller, Parts, SystemClock, random};
+use curfew_controller::{Controller, Metrics, Parts, SystemClock, random};
 use curfew_core::config::Config;
 use curfew_core::operation::State;
 use curfew_core::{Allocation, Desired, JobKey};
@@ -77,6 +77,7 @@ impl Lab {
             config: Config::default(),
             holder: format!("bench:{}", std::process::id()),
             listener: Some(listener),
+            metrics: Metrics::new(),
         };
         let controller = curfew_controller::start(parts)?;
         if let Err(e) = controller.started().await {

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::bail;
 use curfew_client::Client;
-use curfew_controller::{Controller, Phase, SystemClock};
+use curfew_controller::{Controller, GcPass, GcVerdict, Metrics, Phase, SystemClock};
 use curfew_core::config::Config;
 use curfew_core::duration;
-use curfew_core::gc::{Mode, Settings};
-use curfew_gc::{Candidate, Found, Gc, Known, Memory, Outcome, Parts, Report, Turn};
+use curfew_core::gc::{Mode, Settings, Verdict};
+use curfew_gc::{Candidate, Found, Gc, Known, Memory, Outcome, Parts, Report, Tally, Turn};
 use curfew_nomad::Nomad;
 use curfew_store::{Database, Store};
 use tokio::sync::oneshot;
@@ -226,20 +226,38 @@ fn rows<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> String {
     table(["VERDICT", "WHAT", "WHY", "OUTCOME"], rows.collect())
 }
 
+fn pass(report: &Report) -> GcPass {
+    let of = |(verdict, t): (&Verdict, &Tally)| GcVerdict {
+        verdict: *verdict,
+        found: t.found,
+        acted: t.done,
+        left: t.left,
+        capped: t.capped,
+    };
+    GcPass {
+        ended_at: report.began + report.lasted(),
+        took: report.lasted(),
+        exit: report.exit,
+        verdicts: report.verdicts.iter().map(of).collect(),
+    }
+}
+
 /// The gc beside a controller.
 pub struct Periodic {
     nomad: Nomad,
     settings: Settings,
     every: Duration,
+    metrics: Metrics,
 }
 
 impl Periodic {
     /// `None` when the configuration wants none.
-    pub fn new(config: &Config, nomad: &Nomad) -> anyhow::Result<Option<Self>> {
+    pub fn new(config: &Config, nomad: &Nomad, metrics: &Metrics) -> anyhow::Result<Option<Self>> {
         if config.gc_interval.is_zero() {
             return Ok(None);
         }
-        Ok(Some(Self { nomad: nomad.clone(), settings: config.gc()?, every: config.gc_interval }))
+        let (nomad, metrics) = (nomad.clone(), metrics.clone());
+        Ok(Some(Self { nomad, settings: config.gc()?, every: config.gc_interval, metrics }))
     }
 
     /// A pass each interval, until the controller stops; a pass in flight is cut off then, which leaves nothing half done.
@@ -275,6 +293,7 @@ impl Periodic {
             };
             let report = gc.act(gc.look().await).await;
             drop(turn);
+            self.metrics.gc_pass(&pass(&report));
             let found: usize = report.verdicts.values().map(|t| t.found).sum();
             let done: usize = report.verdicts.values().map(|t| t.done).sum();
             for failure in &report.failures {

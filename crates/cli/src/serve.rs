@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_controller::systemd::Notify;
-use curfew_controller::{Controller, Ending, Parts, SystemClock, hostname, random};
+use curfew_controller::{Controller, Ending, Metrics, Parts, SystemClock, hostname, random};
 use curfew_core::config::Config;
 use curfew_nomad::{Nomad, NomadConfig};
 use curfew_store::Database;
@@ -82,9 +82,11 @@ pub async fn start(config: Config, nomad: Nomad) -> anyhow::Result<Controller> {
         let _ = tell.send(opened.clone());
         Ok(opened)
     };
-    let gc = gc::Periodic::new(&config, &nomad)?;
+    let metrics = Metrics::new();
+    let gc = gc::Periodic::new(&config, &nomad, &metrics)?;
     let clock = Arc::new(SystemClock);
-    let parts = Parts { nomad, store: Box::pin(store), clock, random: random(), config, holder: who(), listener: Some(listener) };
+    let (store, listener) = (Box::pin(store), Some(listener));
+    let parts = Parts { nomad, store, clock, random: random(), config, holder: who(), listener, metrics };
     let controller = curfew_controller::start(parts)?;
     if let Some(gc) = gc {
         tokio::spawn(gc.beside(controller.clone(), opened));

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::agenda::Agenda;
 use crate::duty::{Duty, live};
 use crate::error::chain;
+use crate::metrics::Metrics;
 use crate::pulse::{IDLE, Loop, Pulse};
 use crate::shutdown::{CLEAN_UP, WRITE_DOWN};
 use crate::steps::{Done, Tools};
@@ -32,6 +33,7 @@ pub struct Dispatcher {
     pub ends: Ends,
     pub steps: TaskTracker,
     pub pulse: Arc<Pulse>,
+    pub metrics: Metrics,
 }
 
 /// How leasing and steps come to an end, one after the other.
@@ -199,9 +201,11 @@ impl Dispatcher {
 
     fn begin(&self, op: Operation, at: Instant, look: Arc<Notify>, slot: OwnedSemaphorePermit, ended: mpsc::Sender<OpId>) {
         let worker = self.worker(&op, at, look);
+        let metrics = self.metrics.clone();
         self.steps.spawn(async move {
-            let id = op.id;
+            let (id, kind, began) = (op.id, op.kind(), Instant::now());
             worker.work(op).await;
+            metrics.step(kind, began.elapsed());
             drop(slot);
             // The loop is gone only when the controller is stopping.
             let _ = ended.send(id).await;

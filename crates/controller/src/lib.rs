@@ -11,6 +11,7 @@ mod duty;
 pub mod error;
 mod keeper;
 mod lifecycle;
+mod metrics;
 mod nodes;
 mod observer;
 mod pulse;
@@ -23,6 +24,7 @@ pub mod systemd;
 
 pub use clock::SystemClock;
 pub use lifecycle::{Controller, Counts, Ending, Phase};
+pub use metrics::{GcPass, GcVerdict, Metrics};
 pub use pulse::Loop;
 pub use rpc::description as openapi;
 pub use shutdown::{CLEAN_UP, LONGEST_END};

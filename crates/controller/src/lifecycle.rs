@@ -39,14 +39,22 @@ pub enum Ending {
     Failed,
 }
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Phase {
+    pub const NAMES: [&str; 4] = ["starting", "running", "shutting_down", "stopped"];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
             Phase::Starting => "starting",
             Phase::Running => "running",
             Phase::ShuttingDown => "shutting_down",
             Phase::Stopped(_) => "stopped",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -102,6 +110,11 @@ impl Life {
         if moved && to != Phase::Stopped(Ending::Failed) {
             tracing::info!(phase = %to, "the controller is {to:?}");
         }
+    }
+
+    /// How long ago each loop turned, while it runs.
+    pub fn ages(&self) -> Vec<(Loop, Duration)> {
+        self.running.get().map(|parts| parts.pulse.ages().to_vec()).unwrap_or_default()
     }
 
     /// The loop that hangs, while it runs.
@@ -165,8 +178,8 @@ impl Controller {
     /// Nothing before it runs, and when the keeper does not answer.
     pub async fn counts(&self) -> Option<Counts> {
         let parts = self.life.running.get()?;
-        let (clocks, stops) = tokio::time::timeout(Duration::from_secs(1), parts.keeper.counts()).await.ok()?;
-        Some(Counts { stops, clocks, steps: parts.steps.len() })
+        let census = tokio::time::timeout(Duration::from_secs(1), parts.keeper.census()).await.ok()?;
+        Some(Counts { stops: census.stops, clocks: census.clocks, steps: parts.steps.len() })
     }
 
     /// The loop that has not turned for `within` (longer where it may wait for Nomad), and for how long. For a watchdog.

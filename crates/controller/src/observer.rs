@@ -8,10 +8,12 @@ use std::time::Duration;
 use curfew_core::{Clock, Timestamp};
 use curfew_nomad::{EvalState, Event, Nomad, StreamEnd};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::chain;
 use crate::keeper::Keeper;
+use crate::metrics::Metrics;
 use crate::pulse::{IDLE, Loop, Pulse};
 
 /// How Nomad is seen now.
@@ -54,6 +56,7 @@ pub struct Observer {
     pub resync: Arc<Notify>,
     pub sight: watch::Sender<Sight>,
     pub pulse: Arc<Pulse>,
+    pub metrics: Metrics,
 }
 
 const BACKOFF: [Duration; 5] = [
@@ -73,6 +76,7 @@ impl Observer {
                 () = stop.cancelled() => return,
                 lost = self.watch(&mut failures) => lost,
             };
+            self.metrics.out_of_sight(lost.at());
             let why = chain(&lost);
             self.keeper.gap().await;
             let before = match &*self.sight.borrow() {
@@ -146,7 +150,7 @@ impl Observer {
 
     /// Everything with a live task and a sign of having been told to end. Returns the index it is as of.
     async fn resync(&self) -> Result<u64, Lost> {
-        let began = self.clock.now();
+        let (began, asked) = (self.clock.now(), Instant::now());
         let mut pages = self.nomad.told_to_end();
         let mut index = u64::MAX;
         while let Some(page) = pages.next().await.map_err(Lost::List)? {
@@ -160,6 +164,7 @@ impl Observer {
             }
         }
         self.keeper.resynced(began).await;
+        self.metrics.resynced(asked.elapsed());
         Ok(if index == u64::MAX { 0 } else { index })
     }
 
@@ -207,6 +212,14 @@ impl Lost {
         match self {
             Self::List(e) => matches!(e, curfew_nomad::Error::PermissionDenied { .. }),
             Self::Stream(end) => end.is_denied(),
+        }
+    }
+
+    /// In a word, as metrics name it.
+    fn at(&self) -> &'static str {
+        match self {
+            Lost::List(_) => "list",
+            Lost::Stream(_) => "stream",
         }
     }
 }

@@ -25,6 +25,15 @@ impl Loop {
             Loop::Dispatcher => "dispatcher",
         }
     }
+
+    /// In one word, as metrics name it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Loop::Observer => "observer",
+            Loop::Keeper => "keeper",
+            Loop::Dispatcher => "dispatcher",
+        }
+    }
 }
 
 /// No loop rests longer than this when nothing happens.

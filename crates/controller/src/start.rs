@@ -22,6 +22,7 @@ use crate::duty::{Duty, Watch};
 use crate::error::chain;
 use crate::keeper::{self, Keeper};
 use crate::lifecycle::{self, Controller, Ending, Life, Phase};
+use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::observer::{Observer, Sight};
 use crate::pulse::Pulse;
@@ -44,6 +45,8 @@ pub struct Parts {
     pub holder: String,
     /// Where the RPC listens; without one there is none.
     pub listener: Option<TcpListener>,
+    /// Its own: what another controller of this process counts is the other's.
+    pub metrics: Metrics,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,11 +74,11 @@ pub fn start(parts: Parts) -> Result<Controller, StartError> {
 }
 
 async fn live(parts: Parts, life: Arc<Life>) -> Ending {
-    let Parts { nomad, store, clock, config, random, holder, listener } = parts;
-    let front = Front::new(life.clone(), holder.clone(), clock.now(), nomad.clone());
+    let Parts { nomad, store, clock, config, random, holder, listener, metrics } = parts;
+    let front = Front::new(life.clone(), holder.clone(), clock.clone(), nomad.clone(), metrics.clone());
     let addr = listener.as_ref().and_then(|l| l.local_addr().ok());
     let server = listener.map(|l| Server::start(l, front.clone()));
-    let base = Base { nomad, clock, config: Arc::new(config), random, holder };
+    let base = Base { nomad, clock, config: Arc::new(config), random, holder, metrics };
     let begun = begin(base, store, &life, &front).await;
     match begun {
         Ok(Some(running)) => {
@@ -115,6 +118,7 @@ struct Base {
     config: Arc<Config>,
     random: Random,
     holder: String,
+    metrics: Metrics,
 }
 
 /// Opens the store, takes up what was under way, starts the parts. Nothing when it was stopped meanwhile.
@@ -122,7 +126,7 @@ async fn begin(base: Base, store: Opening, life: &Life, front: &Front) -> Result
     let store = tokio::select! {
         biased;
         () = life.stop.cancelled() => return Ok(None),
-        store = store => store.map_err(StartError::Opening)?,
+        store = store => base.metrics.measure(store.map_err(StartError::Opening)?),
     };
     let announced = tokio::select! {
         biased;
@@ -201,6 +205,7 @@ impl Clocks {
             nudges: nudges_tx,
             pulse: pulse.clone(),
             duty: duty.clone(),
+            metrics: base.metrics.clone(),
         };
         let keeping = CancellationToken::new();
         let (keeper, task) = Keeper::start(parts, keeping.clone());
@@ -223,7 +228,7 @@ impl Clocks {
 }
 
 fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, front: &Front) -> Running {
-    let Base { nomad, clock, config, random, holder } = base;
+    let Base { nomad, clock, config, random, holder, metrics } = base;
     let Clocks { duty, watch, keeper, task: keeper_task, keeping, nudges, pulse } = clocks;
     let (sight, sight_rx) = watch::channel(Sight::Starting);
     let looking_after = tokio::spawn({
@@ -239,6 +244,7 @@ fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, fron
         resync: watch.resync.clone(),
         sight,
         pulse: pulse.clone(),
+        metrics: metrics.clone(),
     };
     let deployments = Deployments {
         nomad: nomad.clone(),
@@ -271,6 +277,7 @@ fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, fron
         ends: Ends { stop: life.stop.clone(), abort: abort.clone(), hurry: life.hurry.clone(), cut: cut.clone() },
         steps: steps.clone(),
         pulse: pulse.clone(),
+        metrics: metrics.clone(),
     };
     front.open(rpc::Rpc {
         nomad: nomad.clone(),
@@ -282,6 +289,7 @@ fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, fron
         nodes: Nodes::new(nomad, clock.clone()),
         sight: sight_rx,
         stop: life.stop.clone(),
+        metrics,
     });
     let _ = life.running.set(lifecycle::Parts { keeper, steps: steps.clone(), pulse });
     Running {

@@ -30,6 +30,8 @@ pub enum Cause {
 }
 
 impl Cause {
+    pub const ALL: [Cause; 5] = [Cause::Stopped, Cause::Killing, Cause::Restart, Cause::SiblingEnded, Cause::Poststop];
+
     /// Whether the task may yet live on in health: a restart makes a new, wanted incarnation, and an ended sibling may be
     /// started again after all. Nothing makes Nomad want a stopped allocation again, nor a task it is killing.
     pub fn may_pass(self) -> bool {

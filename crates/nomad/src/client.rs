@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 
 use curfew_core::Namespace;
 
+use crate::calls::Calls;
 use crate::config::{Address, ConfigError, NomadConfig};
 use crate::error::{self, Asked, Error};
 use crate::route::{Counters, Route, escape};
@@ -28,6 +29,7 @@ struct Inner {
     token: Option<HeaderValue>,
     transport: Box<dyn Transport>,
     counters: Counters,
+    calls: Calls,
     permits: Semaphore,
 }
 
@@ -135,7 +137,15 @@ impl Nomad {
             }
         };
         let permits = Semaphore::new(config.max_in_flight.clamp(1, Semaphore::MAX_PERMITS));
-        Ok(Self(Arc::new(Inner { config, address, token, transport, counters: Counters::default(), permits })))
+        Ok(Self(Arc::new(Inner {
+            config,
+            address,
+            token,
+            transport,
+            counters: Counters::default(),
+            calls: Calls::default(),
+            permits,
+        })))
     }
 
     pub fn config(&self) -> &NomadConfig {
@@ -162,6 +172,10 @@ impl Nomad {
         self.0.address.scheme
     }
 
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.0.calls
+    }
+
     /// How often each route was asked since the start, as `METHOD template`.
     pub fn requests(&self) -> Vec<(&'static str, u64)> {
         self.0.counters.snapshot()
@@ -180,12 +194,18 @@ impl Nomad {
         let after = call.timeout.unwrap_or(self.0.config.timeout);
         let deadline = tokio::time::Instant::now() + after;
         let timeout = |sent| Error::Timeout { asked: asked.clone(), after, sent };
-        let Ok(permit) = tokio::time::timeout_at(deadline, self.0.permits.acquire()).await else { return Err(timeout(false)) };
+        let Ok(permit) = tokio::time::timeout_at(deadline, self.0.permits.acquire()).await else {
+            self.0.calls.never_sent(call.route, "no_turn");
+            return Err(timeout(false));
+        };
         if !may() {
+            self.0.calls.never_sent(call.route, "held_back");
             return Ok(None);
         }
+        let timed = self.0.calls.begin(call.route);
         let answer = tokio::time::timeout_at(deadline, self.exchange(&asked, call)).await.unwrap_or_else(|_| Err(timeout(true)));
         drop(permit);
+        timed.end(&answer);
         if let Err(e) = &answer {
             tracing::debug!(%asked, error = %e, "Nomad call failed");
         }

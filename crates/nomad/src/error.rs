@@ -82,6 +82,23 @@ impl Error {
         }
     }
 
+    /// The class in a word, as metrics name it.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Timeout { .. } => "timeout",
+            Self::Interrupted { .. } => "interrupted",
+            Self::NotNomad { .. } => "not_nomad",
+            Self::PermissionDenied { .. } => "denied",
+            Self::NotFound { .. } => "not_found",
+            Self::Refused { .. } => "refused",
+            Self::Conflict { .. } => "conflict",
+            Self::NoLeader { .. } => "no_leader",
+            Self::TooLarge { .. } => "too_large",
+            Self::Unaskable { .. } => "unaskable",
+        }
+    }
+
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Interrupted { status, .. } => *status,

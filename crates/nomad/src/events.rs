@@ -144,11 +144,11 @@ impl Nomad {
             }
             Err(self.refusal(&asked, Route::Events, response).await)
         };
-        let body = match tokio::time::timeout(after, opening).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(e)) => return Err(StreamEnd::Refused(e)),
-            Err(_) => return Err(StreamEnd::Refused(Error::Timeout { asked, after, sent: true })),
-        };
+        let timed = self.calls().begin(Route::Events);
+        let opened = tokio::time::timeout(after, opening).await;
+        let opened = opened.unwrap_or_else(|_| Err(Error::Timeout { asked: asked.clone(), after, sent: true }));
+        timed.end(&opened);
+        let body = opened.map_err(StreamEnd::Refused)?;
         let due = Instant::now() + self.config().stream_first_byte;
         Ok(EventStream { nomad: self.clone(), asked, body, buffer: BytesMut::new(), searched: 0, due, any_byte: false })
     }

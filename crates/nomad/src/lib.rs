@@ -10,6 +10,7 @@
 
 mod agent;
 mod allocations;
+mod calls;
 mod client;
 mod config;
 mod deployments;

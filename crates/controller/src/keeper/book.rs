@@ -40,6 +40,8 @@ pub enum Effect {
     ReadNode(NodeId),
     /// Something changed that this operation waits for.
     Nudge(OpId),
+    /// The first SIGKILL of a clock was taken so long after its instant.
+    Late(Duration),
 }
 
 /// A SIGKILL to be sent at its clock's instant, unless it is called off before: somebody moved the clock.
@@ -78,6 +80,24 @@ pub enum Answer {
     Failed(String),
 }
 
+impl Answer {
+    pub const NAMES: [&str; 8] = ["sent", "unreachable", "not_running", "gone", "unsupported", "stale", "withheld", "failed"];
+
+    /// In a word, as metrics name it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Answer::Sent => "sent",
+            Answer::Unreachable(_) => "unreachable",
+            Answer::NotRunning(_) => "not_running",
+            Answer::Gone(_) => "gone",
+            Answer::Unsupported(_) => "unsupported",
+            Answer::Stale => "stale",
+            Answer::Withheld(_) => "withheld",
+            Answer::Failed(_) => "failed",
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Tracked {
     /// Absent after a restart until it is read.
@@ -95,6 +115,35 @@ pub(super) struct Tracked {
     /// None of its clocks may pass: its read can be made with others', some time ahead.
     shared: bool,
     pub(super) seen: Timestamp,
+}
+
+impl Tracked {
+    /// Its node, when that cannot be reached: for a task that was never told, or for the last SIGKILL.
+    fn node_away(&self) -> Option<&NodeId> {
+        let failing = |r: &&ClockRecord| {
+            r.ended_at.is_none() && r.last_error.is_some() && r.unreachable_at.is_some() && r.unreachable_at >= r.last_attempt_at
+        };
+        let untold = self.alloc.as_ref().filter(|_| !self.unreachable.is_empty()).map(|a| &a.node);
+        untold.or_else(|| self.records.iter().find(failing).map(|r| &r.node))
+    }
+}
+
+/// How much of what there is at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Clocks that run, with those whose tasks have not been seen dead yet.
+    pub clocks: usize,
+    /// Of them those whose instant has come.
+    pub overdue: usize,
+    pub most_overdue: Duration,
+    /// Nodes out of reach that hold clocks, or tasks that were not told.
+    pub nodes_away: usize,
+    /// Stops that have not finished.
+    pub stops: usize,
+    /// Nodes whose drain has started.
+    pub draining_nodes: usize,
+    /// Covered allocations that have not left them.
+    pub drain_left: usize,
 }
 
 pub struct Book {
@@ -161,13 +210,26 @@ impl Book {
         self.wakes.first().map(|(at, _)| *at)
     }
 
-    pub fn armed(&self) -> usize {
-        self.allocs.values().map(|t| t.records.iter().filter(|r| r.ended_at.is_none()).count()).sum()
-    }
-
-    /// Stops that have not finished.
-    pub fn stops(&self) -> usize {
-        self.stops.len()
+    /// Counts what there is.
+    pub fn census(&self, now: Timestamp) -> Census {
+        let (nodes, left) = self.drains.left();
+        let mut census = Census { stops: self.stops.len(), draining_nodes: nodes, drain_left: left, ..Census::default() };
+        let mut away = HashSet::new();
+        for t in self.allocs.values() {
+            // The clock of a task that was never told, its node being away, starts when that is back.
+            for r in t.records.iter().filter(|r| r.ended_at.is_none() && !t.unreachable.contains(&r.key.task)) {
+                census.clocks += 1;
+                if r.due <= now {
+                    census.overdue += 1;
+                    census.most_overdue = census.most_overdue.max(now.since(r.due));
+                }
+            }
+            if let Some(node) = t.node_away() {
+                away.insert(node);
+            }
+        }
+        census.nodes_away = away.len();
+        census
     }
 
     /// What was written down before a restart. Each clock keeps its instant.
@@ -320,6 +382,9 @@ impl Book {
                     continue;
                 }
                 Answer::Sent => {
+                    if r.signalled_at.is_none() {
+                        fx.push(Effect::Late(sent_at.since(r.due)));
+                    }
                     r.signalled_at.get_or_insert(sent_at);
                     (Action::SigkillSent, None)
                 }

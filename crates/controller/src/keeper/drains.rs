@@ -45,6 +45,12 @@ impl Drains {
         self.live.get(node)
     }
 
+    /// How many nodes drain, and how many allocations have not left them.
+    pub(super) fn left(&self) -> (usize, usize) {
+        let left = self.live.values().filter_map(|l| l.left).map(|(system, others)| system + others).sum();
+        (self.live.len(), left)
+    }
+
     pub(super) fn of(&self, alloc: &Allocation) -> Known {
         if alloc.desired == Desired::Run {
             return Known::Is(None);

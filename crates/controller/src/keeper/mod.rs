@@ -29,8 +29,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
 use crate::pulse::{Loop, Pulse};
-use book::{Answer, Book, Effect, Leave, Shot};
+pub use book::{Answer, Census};
+use book::{Book, Effect, Leave, Shot};
 pub use drains::DrainReport;
 pub use stops::StopReport;
 
@@ -38,56 +40,25 @@ use crate::duty::Duty;
 
 enum Msg {
     Observed(Vec<Allocation>),
-    Registered {
-        key: JobKey,
-        spec: Box<JobSpec>,
-    },
+    Registered { key: JobKey, spec: Box<JobSpec> },
     Purged(JobKey),
-    Resynced {
-        began: Timestamp,
-    },
+    Resynced { began: Timestamp },
     Gap,
     NodeSeen(Box<NodeStub>),
     NodeRead(NodeId, Result<Option<NodeStub>, ()>),
     OnNode(Vec<(Allocation, JobSpec)>),
-    DrainReport {
-        op: OpId,
-        node: NodeId,
-        reply: oneshot::Sender<Option<DrainReport>>,
-    },
+    DrainReport { op: OpId, node: NodeId, reply: oneshot::Sender<Option<DrainReport>> },
     EvalDone(EvalId),
     Fresh(AllocId, Result<Option<(Allocation, Option<JobSpec>)>, ()>),
     Answered(AllocId, Vec<(ClockKey, Timestamp, Answer)>),
     Told(Box<Operation>),
-    StopDeleted {
-        op: OpId,
-        key: JobKey,
-        index: u64,
-        eval: Option<EvalId>,
-        reply: oneshot::Sender<()>,
-    },
-    Changed {
-        op: Box<Operation>,
-        reply: oneshot::Sender<()>,
-    },
-    TakeUp {
-        epoch: u64,
-        clocks: Vec<ClockRecord>,
-        live: Vec<Operation>,
-        reply: oneshot::Sender<()>,
-    },
+    StopDeleted { op: OpId, key: JobKey, index: u64, eval: Option<EvalId>, reply: oneshot::Sender<()> },
+    Changed { op: Box<Operation>, reply: oneshot::Sender<()> },
+    TakeUp { epoch: u64, clocks: Vec<ClockRecord>, live: Vec<Operation>, reply: oneshot::Sender<()> },
     StandBy,
-    Report {
-        op: OpId,
-        key: JobKey,
-        reply: oneshot::Sender<Option<StopReport>>,
-    },
-    Newest {
-        key: JobKey,
-        reply: oneshot::Sender<Option<Arc<JobSpec>>>,
-    },
-    /// Clocks armed, and stops that have not finished.
-    Counts(oneshot::Sender<(usize, usize)>),
+    Report { op: OpId, key: JobKey, reply: oneshot::Sender<Option<StopReport>> },
+    Newest { key: JobKey, reply: oneshot::Sender<Option<Arc<JobSpec>>> },
+    Census(oneshot::Sender<Census>),
     Flushed,
 }
 
@@ -103,7 +74,7 @@ impl Msg {
                 | Msg::TakeUp { .. }
                 | Msg::StandBy
                 | Msg::Newest { .. }
-                | Msg::Counts(_)
+                | Msg::Census(_)
                 | Msg::Flushed
         )
     }
@@ -128,6 +99,7 @@ pub struct Parts {
     pub nudges: mpsc::Sender<OpId>,
     pub pulse: Arc<Pulse>,
     pub duty: Duty,
+    pub metrics: Metrics,
 }
 
 /// How many messages may wait for the keeper before the senders wait.
@@ -227,9 +199,9 @@ impl Keeper {
     pub async fn newest(&self, key: JobKey) -> Option<Arc<JobSpec>> {
         self.ask(|reply| Msg::Newest { key, reply }).await.flatten()
     }
-    /// Clocks armed, and stops that have not finished.
-    pub async fn counts(&self) -> (usize, usize) {
-        self.ask(Msg::Counts).await.unwrap_or_default()
+    /// All zero where the clocks are not kept.
+    pub async fn census(&self) -> Census {
+        self.ask(Msg::Census).await.unwrap_or_default()
     }
     /// Which allocations of the job are not over, read now (together with other jobs that ask).
     pub async fn not_over(&self, key: JobKey) -> Result<Vec<Allocation>, String> {
@@ -421,8 +393,8 @@ impl Actor {
             Msg::Newest { key, reply } => {
                 let _ = reply.send(book.specs.newest(&key).cloned());
             }
-            Msg::Counts(reply) => {
-                let _ = reply.send((book.armed(), book.stops()));
+            Msg::Census(reply) => {
+                let _ = reply.send(book.census(now));
             }
             Msg::Flushed => {
                 self.flushing = false;
@@ -433,7 +405,7 @@ impl Actor {
 
     fn carry_out(&mut self, fx: &mut Vec<Effect>) {
         if self.keeps.is_none() {
-            fx.retain(|effect| matches!(effect, Effect::Audit(_)));
+            fx.retain(|effect| matches!(effect, Effect::Audit(_) | Effect::Late(_)));
         }
         let mut reads = std::mem::take(&mut self.overflow);
         for effect in fx.drain(..) {
@@ -451,6 +423,7 @@ impl Actor {
                 Effect::Nudge(op) => {
                     self.unheard.insert(op);
                 }
+                Effect::Late(by) => self.parts.metrics.late(by),
             }
         }
         let nudges = &self.parts.nudges;
@@ -485,10 +458,15 @@ impl Actor {
     /// The one place that sends SIGKILL: at each clock's instant, on the strength of a read made just before it.
     fn kill(&mut self, alloc: AllocId, node: NodeId, clocks: Vec<Shot>) {
         let (nomad, clock, keeper) = (self.parts.nomad.clone(), self.parts.clock.clone(), self.keeper.clone());
-        let duty = self.parts.duty.clone();
+        let (duty, metrics) = (self.parts.duty.clone(), self.parts.metrics.clone());
         let lane = self.lanes.entry(node.clone()).or_insert_with(|| Arc::new(Semaphore::new(SIGNALS_PER_NODE))).clone();
         self.under_way.spawn(async move {
-            let shots = clocks.into_iter().map(|c| kill_one(&nomad, &*clock, &duty, &node, &lane, c));
+            let shots = clocks.into_iter().map(async |shot| {
+                let cause = shot.clock.cause();
+                let answer = kill_one(&nomad, &*clock, &duty, &node, &lane, shot).await;
+                metrics.sigkill(cause, &answer.2);
+                answer
+            });
             let answers = futures::future::join_all(shots).await;
             keeper.send(Msg::Answered(alloc, answers)).await;
         });

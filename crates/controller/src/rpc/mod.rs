@@ -27,6 +27,7 @@ use utoipa_axum::routes;
 
 use crate::duty::Duty;
 use crate::keeper::Keeper;
+use crate::metrics::{self, Metrics};
 use crate::nodes::Nodes;
 use crate::observer::Sight;
 pub use description::text as description;
@@ -47,6 +48,7 @@ pub struct Rpc {
     pub nodes: Nodes,
     pub sight: watch::Receiver<Sight>,
     pub stop: CancellationToken,
+    pub metrics: Metrics,
 }
 
 /// Everything but what answers while the controller is still starting. Only by `routes!`: then a route is in the description too.
@@ -70,6 +72,7 @@ fn routes() -> OpenApiRouter<Rpc> {
 
 fn router(rpc: Rpc) -> Router {
     let body = DefaultBodyLimit::max(rpc.config.max_body_bytes / 16);
+    let measure = axum::middleware::from_fn_with_state(rpc.metrics.clone(), metrics::measure);
     let (router, _) = routes().split_for_parts();
     router
         .fallback(|request: Request| async move {
@@ -83,6 +86,7 @@ fn router(rpc: Rpc) -> Router {
             ))
         })
         .layer(body)
+        .layer(measure)
         .with_state(rpc)
 }
 

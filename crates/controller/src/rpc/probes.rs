@@ -7,8 +7,8 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use curfew_core::Timestamp;
 use curfew_core::api::StatusView;
+use curfew_core::{Clock, Timestamp};
 use curfew_nomad::Nomad;
 use tower::ServiceExt;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,7 +17,9 @@ use utoipa_axum::routes;
 use super::problem::Refusal;
 use super::{Rpc, router};
 use crate::error::chain;
+use crate::keeper::Census;
 use crate::lifecycle::{Life, Phase};
+use crate::metrics::{self, InDatabase, Metrics, Now};
 use crate::observer::Sight;
 
 /// A loop that has not turned for this long hangs.
@@ -31,12 +33,14 @@ pub struct Front {
     behind: Arc<OnceLock<(Rpc, Router)>>,
     holder: String,
     started: Timestamp,
+    clock: Arc<dyn Clock>,
     nomad: Nomad,
+    metrics: Metrics,
 }
 
 impl Front {
-    pub(crate) fn new(life: Arc<Life>, holder: String, started: Timestamp, nomad: Nomad) -> Self {
-        Self { life, behind: Arc::default(), holder, started, nomad }
+    pub(crate) fn new(life: Arc<Life>, holder: String, clock: Arc<dyn Clock>, nomad: Nomad, metrics: Metrics) -> Self {
+        Self { life, behind: Arc::default(), holder, started: clock.now(), clock, nomad, metrics }
     }
 
     /// From now on requests are taken.
@@ -55,12 +59,18 @@ impl Front {
 
     pub(super) fn router(self) -> Router {
         let (router, _) = routes().split_for_parts();
-        router.fallback(pass).with_state(self)
+        let measure = axum::middleware::from_fn_with_state(self.metrics.clone(), metrics::measure);
+        router.route_layer(measure).fallback(pass).with_state(self)
     }
 }
 
 pub(super) fn routes() -> OpenApiRouter<Front> {
-    OpenApiRouter::new().routes(routes!(status)).routes(routes!(healthz)).routes(routes!(readyz)).routes(routes!(description))
+    OpenApiRouter::new()
+        .routes(routes!(status))
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
+        .routes(routes!(description))
 }
 
 /// This description.
@@ -101,22 +111,74 @@ async fn healthz(State(front): State<Front>) -> (StatusCode, String) {
     responses((status = 200, description = "It is.", body = String), (status = 503, description = "Why not.", body = String))
 )]
 async fn readyz(State(front): State<Front>) -> (StatusCode, String) {
-    let not = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
-    let phase = front.phase();
-    let Some(rpc) = front.rpc().filter(|_| phase == Phase::Running) else { return not(phase.to_string()) };
-    if let Some((which, age)) = front.life.stuck(STUCK) {
-        return not(format!("the {} has not turned for {}s", which.as_str(), age.as_secs()));
+    match front.readiness().await {
+        Ok(ready) => (StatusCode::OK, ready),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
-    let sight = rpc.sight.borrow().clone();
-    match sight {
-        Sight::Clear => {}
-        Sight::Starting => return not("Nomad was not seen yet".into()),
-        Sight::Lost { since, why, .. } => return not(format!("Nomad is out of sight since {since}: {why}")),
+}
+
+impl Front {
+    /// What a ready controller says, else why it is not.
+    async fn readiness(&self) -> Result<String, String> {
+        let phase = self.phase();
+        let Some(rpc) = self.rpc().filter(|_| phase == Phase::Running) else { return Err(phase.to_string()) };
+        if let Some((which, age)) = self.life.stuck(STUCK) {
+            return Err(format!("the {} has not turned for {}s", which.as_str(), age.as_secs()));
+        }
+        let sight = rpc.sight.borrow().clone();
+        match sight {
+            Sight::Clear => {}
+            Sight::Starting => return Err("Nomad was not seen yet".into()),
+            Sight::Lost { since, why, .. } => return Err(format!("Nomad is out of sight since {since}: {why}")),
+        }
+        match tokio::time::timeout(DATABASE, rpc.store.check()).await {
+            Ok(Ok(())) => Ok(rpc.ready()),
+            Ok(Err(e)) => Err(chain(&e)),
+            Err(_) => Err(format!("the database has not written a row for {}s", DATABASE.as_secs())),
+        }
     }
-    match tokio::time::timeout(DATABASE, rpc.store.check()).await {
-        Ok(Ok(())) => (StatusCode::OK, rpc.ready()),
-        Ok(Err(e)) => not(chain(&e)),
-        Err(_) => not(format!("the database has not written a row for {}s", DATABASE.as_secs())),
+
+    /// Everything that has a value at any moment. What does not answer in time is left out.
+    async fn now(&self) -> Now {
+        let database = async {
+            let rpc = self.rpc()?;
+            let read =
+                async { Some(InDatabase { queue: rpc.store.queue_status().await.ok()?, kinds: rpc.store.kinds().await.ok()? }) };
+            tokio::time::timeout(DATABASE, read).await.ok()?
+        };
+        let census = async {
+            match self.rpc() {
+                Some(rpc) => tokio::time::timeout(DATABASE, rpc.keeper.census()).await.unwrap_or_default(),
+                None => Census::default(),
+            }
+        };
+        let (ready, database, census) = tokio::join!(self.readiness(), database, census);
+        let duty = self.rpc().map(|rpc| &rpc.duty);
+        Now {
+            at: self.clock.now(),
+            started: self.started,
+            phase: self.phase(),
+            ready: ready.is_ok(),
+            nomad_in_sight: self.rpc().is_some_and(|rpc| *rpc.sight.borrow() == Sight::Clear),
+            loops: self.life.ages(),
+            census,
+            duty_held: duty.is_some_and(|d| d.valid().is_some()),
+            duty_epoch: duty.map_or(0, |d| d.held().unwrap_or(d.seen().borrow().holder.epoch)),
+            database,
+        }
+    }
+}
+
+/// For Prometheus; docs/metrics.md has every name.
+#[utoipa::path(
+    get, path = "/metrics", tag = "controller",
+    responses((status = 200, description = "OpenMetrics text.", content_type = "application/openmetrics-text", body = String))
+)]
+async fn metrics(State(front): State<Front>) -> Response {
+    match front.metrics.text(&front.now().await, &front.nomad) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        // Writing into a string does not fail.
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
@@ -139,7 +201,7 @@ async fn status(State(front): State<Front>) -> Result<Json<StatusView>, Refusal>
     if let Some(rpc) = front.rpc() {
         view.operations_live = rpc.store.queue_status().await?.counts.iter().map(|c| c.count).sum();
         rpc.tell_kinds(&mut view).await?;
-        view.clocks_armed = rpc.keeper.counts().await.0;
+        view.clocks_armed = rpc.keeper.census().await.clocks;
         match &*rpc.sight.borrow() {
             Sight::Starting => {}
             Sight::Clear => view.nomad = "in sight".into(),

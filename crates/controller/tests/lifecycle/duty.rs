@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use curfew_controller::{Controller, Parts, SystemClock, random};
+use curfew_controller::{Controller, Metrics, Parts, SystemClock, random};
 use curfew_core::audit::{Action, AuditRow};
 use curfew_core::config::Config;
 use curfew_core::operation::{By, Demand, Intervention, Kind, Request, State};
@@ -66,6 +66,7 @@ impl Two {
             random: random(),
             holder: holder.into(),
             listener: None,
+            metrics: Metrics::new(),
         };
         let controller = curfew_controller::start(parts).unwrap();
         assert!(controller.started().await.is_ok());

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use curfew_controller::{Controller, Opening, Parts};
+use curfew_controller::{Controller, Metrics, Opening, Parts};
 use curfew_core::audit::Action;
 use curfew_core::config::Config;
 use curfew_core::operation::{Demand, Operation, Request};
@@ -83,7 +83,8 @@ impl Lab {
 
     pub fn parts(&self, store: Opening, listener: Option<TcpListener>) -> Parts {
         let (nomad, clock, config) = (self.nomad.clone(), self.clock.clone(), self.config.clone());
-        Parts { nomad, store, clock, config, random: curfew_controller::random(), holder: "test:1".into(), listener }
+        let (random, holder, metrics) = (curfew_controller::random(), "test:1".into(), Metrics::new());
+        Parts { nomad, store, clock, config, random, holder, listener, metrics }
     }
 
     pub fn start(&self, store: Arc<dyn Store>) -> Controller {

@@ -5,6 +5,7 @@ mod duty;
 mod flaky;
 mod kit;
 mod manager;
+mod metrics;
 mod queue;
 mod starting;
 mod stopping;

@@ -133,6 +133,7 @@ enum Did {
     Kill,
     Nudge,
     ReadNode,
+    Late(Duration),
 }
 
 fn did(fx: &mut Vec<Effect>) -> Vec<Did> {
@@ -144,6 +145,7 @@ fn did(fx: &mut Vec<Effect>) -> Vec<Did> {
         Effect::Kill { .. } => Did::Kill,
         Effect::Nudge(_) => Did::Nudge,
         Effect::ReadNode(_) => Did::ReadNode,
+        Effect::Late(by) => Did::Late(by),
     };
     fx.drain(..).map(short).collect()
 }
@@ -196,7 +198,10 @@ fn told_to_end_armed_read_anew_killed_and_gone() {
     assert_eq!(tick(&mut b, 3700), [], "not yet");
     let mut b = at_the_kill();
     assert_eq!(tick(&mut b, 4100), [], "the answer is under way");
-    assert_eq!(answer(&mut b, Answer::Sent, 4001), [Did::Persist, Did::Audit(Action::SigkillSent)]);
+    assert_eq!(
+        answer(&mut b, Answer::Sent, 4001),
+        [Did::Late(Duration::from_millis(1)), Did::Persist, Did::Audit(Action::SigkillSent)]
+    );
     assert_eq!(observe(&mut b, Shown::dead(9), 4300), [Did::Audit(Action::ClockEnded), Did::Persist, Did::Forget]);
     assert!(b.allocs.is_empty() && b.next_wake().is_none());
 }
@@ -208,6 +213,8 @@ fn a_sigkill_that_did_not_end_it_is_sent_again_after_another_read() {
     assert_eq!(tick(&mut b, 7000), []);
     assert_eq!(tick(&mut b, 8001), [Did::Read { full: false }]);
     assert!(fresh(&mut b, Shown::stopped(killing()), 8010).contains(&Did::Kill));
+    // Its lateness was counted with the first.
+    assert_eq!(answer(&mut b, Answer::Sent, 8011), [Did::Persist, Did::Audit(Action::SigkillSent)]);
 }
 
 #[test]
@@ -257,10 +264,14 @@ fn an_unreachable_node_is_tried_again_and_at_once_when_it_is_back() {
     let mut b = at_the_kill();
     answer(&mut b, Answer::Unreachable("No path to node".into()), 4001);
     assert_eq!(tick(&mut b, 4500), []);
+    let away = Census { clocks: 1, overdue: 1, most_overdue: Duration::from_millis(500), nodes_away: 1, ..Census::default() };
+    assert_eq!(b.census(at(4500)), away);
     b.node_ready(&"n".into(), at(4600));
     assert_eq!(tick(&mut b, 4600), [Did::Read { full: false }]);
     // SIGTERM had been heard (the event shows): it is killed now, not a grace later.
     assert!(fresh(&mut b, Shown::stopped(killing()), 4610).contains(&Did::Kill));
+    assert_eq!(answer(&mut b, Answer::Sent, 4611)[0], Did::Late(Duration::from_millis(611)));
+    assert_eq!(b.census(at(4611)).nodes_away, 0);
 }
 
 #[test]
@@ -269,6 +280,7 @@ fn a_task_whose_node_was_gone_before_it_was_told_gets_its_grace_when_it_is_back(
     observe(&mut b, Shown::stopped(vec![]), 1000);
     observe(&mut b, Shown { status: ClientStatus::Lost, modify_index: 31, ..Shown::stopped(vec![]) }, 2000);
     assert_eq!(b.next_wake(), None, "it cannot have heard SIGTERM");
+    assert_eq!(b.census(at(2000)), Census { nodes_away: 1, ..Census::default() });
     observe(&mut b, Shown { modify_index: 32, ..Shown::stopped(vec![event(EventKind::Killing, 60_000)]) }, 60_100);
     assert_eq!(b.next_wake(), Some(at(62_750)));
 }

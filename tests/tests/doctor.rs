@@ -150,8 +150,8 @@ pub async fn a_read_only_token(given: Given) {
     let read = token(api, "read", read).await;
     let report = doctor(cluster.addr(), &[("NOMAD_TOKEN", &read)], &["--json"]).await.code(1).json();
     only_reads(&report);
-    let rights = r#"namespace "*" { capabilities = ["submit-job", "read-job", "list-jobs", "alloc-lifecycle", "dispatch-job"] }
-        node { policy = "write" } agent { policy = "read" }"#;
+    // The one that people are given.
+    let rights = include_str!("../../deploy/nomad/policy.hcl");
     let full = token(api, "full", rights).await;
     let report = doctor(cluster.addr(), &[("NOMAD_TOKEN", &full)], &["--json"]).await.json();
     assert_eq!(report["counts"], json!({ "ok": 21, "warning": 0, "failed": 0, "not_checked": 0 }), "{report}");

@@ -4,6 +4,7 @@
 mod cli;
 mod crash;
 mod database;
+mod deploy;
 mod devcluster;
 mod doctor;
 mod drain_cli;
@@ -13,6 +14,7 @@ mod lessons;
 mod nodes;
 mod nomad_api;
 mod queue;
+mod runbooks;
 mod shapes;
 mod shutdown;
 mod spec;
@@ -86,6 +88,13 @@ fn main() {
             gc::beside_the_controller, gc::the_jobspec, gc::a_child_is_stopped_through_the_controller,
             gc::leftovers_of_operations;
         NONE: gc::without_a_terminal_it_wants_a_word;
+        NONE: runbooks::every_page_is_run;
+        DEV: runbooks::drain_a_datacenter, runbooks::stop_the_controller, runbooks::pause_a_kind, runbooks::stuck_operation,
+            runbooks::a_node_that_will_not_die, runbooks::a_lost_database;
+        NONE: deploy::prometheus, deploy::units, deploy::the_package, deploy::what_is_made_from_the_arguments,
+            deploy::the_example_configuration;
+        BOTH: deploy::the_policy_is_enough_for_a_stop;
+        DEV: deploy::two_controllers_as_nomad_jobs;
         DEV: database::locked_by_another_controller, database::a_folder_a_missing_folder_another_file,
             database::not_writable, database::disk_full, database::a_full_disk_at_the_start, database::a_newer_schema;
     ])

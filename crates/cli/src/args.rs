@@ -91,8 +91,21 @@ pub enum Command {
     Status(Output),
     /// Check whether Curfew can keep its promises on this Nomad, and say what to do.
     Doctor(Doctor),
+    /// Check the configuration, or print one with every key.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print the description of the RPC (OpenAPI 3.1).
     Openapi,
+    /// Print completions for a shell.
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of every command into a folder.
+    Man {
+        /// It is made when it is not there.
+        dir: PathBuf,
+    },
 }
 
 impl Command {
@@ -162,6 +175,14 @@ pub struct Serve {
     /// Where the RPC listens [default: 127.0.0.1:4690].
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Read it as `serve` would, environment included, and say what is wrong with it. Connects to nothing.
+    Check(Serve),
+    /// Print a file with every key, its meaning and its default.
+    Default,
 }
 
 #[derive(Args)]

@@ -4,10 +4,29 @@ use std::path::Path;
 
 use anyhow::Context;
 use curfew_core::config::{BadConfig, Config};
+use curfew_store::Database;
 use toml::{Table, Value};
 
-use crate::args::Serve;
-use crate::exit::Usage;
+use crate::args::{ConfigCommand, Serve};
+use crate::exit::{Exit, Usage};
+use crate::output::line;
+use crate::{example, serve};
+
+pub fn run(command: ConfigCommand) -> anyhow::Result<Exit> {
+    match command {
+        ConfigCommand::Default => line(example::text()?.trim_end()),
+        ConfigCommand::Check(args) => {
+            let config = load(&args)?;
+            // What `serve` finds out before it connects to anything.
+            Database::parse(config.database.expose()).map_err(|e| Usage(e.to_string()))?;
+            config.gc()?;
+            let nomad = serve::nomad(&config, |name| std::env::var(name).ok())?;
+            let from = args.config.as_ref().map_or("no file".to_owned(), |p| p.display().to_string());
+            line(&format!("the configuration fits ({from}); Nomad at {}", nomad.address()));
+        }
+    }
+    Ok(Exit::Done)
+}
 
 /// Variables that start with `CURFEW_` and are not keys of the configuration.
 const OTHERS: [&str; 6] =

@@ -2,11 +2,13 @@
 
 mod args;
 mod audit;
+mod complete;
 mod config;
 mod demo;
 mod dev;
 mod doctor;
 mod drain;
+mod example;
 mod exit;
 mod gc;
 mod job;
@@ -75,6 +77,9 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Doctor(args) => doctor::run(&addr, args).await,
         Command::Gc(args) => gc::run(named.as_deref(), args).await,
         Command::Status(args) => op::status(&addr, args).await,
+        Command::Config(command) => config::run(command),
+        Command::Completions { shell } => Ok(complete::completions(shell)),
+        Command::Man { dir } => complete::man(&dir),
         Command::Openapi => {
             output::line(curfew_controller::openapi().trim_end());
             Ok(Exit::Done)

@@ -1,4 +1,4 @@
-//! deploy/systemd/curfew.service against the code.
+//! deploy/systemd against the code.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,8 +8,8 @@ use curfew_controller::{CLEAN_UP, LONGEST_END};
 use curfew_core::config::Config;
 
 /// `Section.Key` to its values.
-fn unit() -> HashMap<String, Vec<String>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/systemd/curfew.service");
+fn unit(file: &str) -> HashMap<String, Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/systemd").join(file);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let mut section = String::new();
     let mut all: HashMap<String, Vec<String>> = HashMap::new();
@@ -29,7 +29,7 @@ fn seconds(value: &str) -> Duration {
 
 #[test]
 fn the_unit_file_fits_the_code() {
-    let unit = unit();
+    let unit = unit("curfew.service");
     let one = |key: &str| match unit.get(key).map(Vec::as_slice) {
         Some([value]) => value.as_str(),
         other => panic!("{key}: {other:?}"),
@@ -53,4 +53,40 @@ fn the_unit_file_fits_the_code() {
     let state = one("Service.StateDirectory");
     assert!(one("Service.Environment").contains(&format!("CURFEW_DATABASE=sqlite:/var/lib/{state}/")), "{unit:?}");
     assert_eq!(one("Install.WantedBy"), "multi-user.target");
+}
+
+/// It ends by itself, its two exit codes that are no failure are not one, and it is as hardened as the other.
+#[test]
+fn the_gcs_unit_is_as_the_controllers_and_its_timer_goes_as_often_as_the_controllers_own() {
+    let (gc, controller, timer) = (unit("curfew-gc.service"), unit("curfew.service"), unit("curfew-gc.timer"));
+    assert_eq!(gc["Service.Type"], ["oneshot"]);
+    assert_eq!(gc["Service.SuccessExitStatus"], ["3 4"]);
+    assert!(gc["Service.ExecStart"][0].starts_with("/usr/bin/curfew-gc --once --yes "), "{gc:?}");
+    let hardens = |k: &str| {
+        [
+            "Protect",
+            "Private",
+            "Restrict",
+            "System",
+            "Lock",
+            "Memory",
+            "NoNew",
+            "Capability",
+            "Ambient",
+            "UMask",
+            "Dynamic",
+            "Remove",
+        ]
+        .iter()
+        .any(|p| k.starts_with(&format!("Service.{p}")))
+    };
+    let hardening = controller.iter().filter(|(k, _)| hardens(k)).collect::<Vec<_>>();
+    assert!(hardening.len() > 20, "{hardening:?}");
+    for (key, values) in hardening {
+        assert_eq!(gc.get(key), Some(values), "{key}");
+    }
+    // The controller's name in a lease is the machine's: it must see it.
+    assert!(!controller.contains_key("Service.ProcSubset"));
+    assert_eq!(timer["Timer.OnUnitActiveSec"], ["15min"]);
+    assert_eq!(Config::default().gc_interval, Duration::from_secs(15 * 60));
 }

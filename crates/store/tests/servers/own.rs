@@ -79,7 +79,8 @@ impl Drop for Server {
     }
 }
 
-fn programs() -> Option<PathBuf> {
+/// Where they are.
+pub fn programs() -> Option<PathBuf> {
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

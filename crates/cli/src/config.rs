@@ -104,7 +104,7 @@ mod tests {
         for (k, v) in [("CURFEW_JOB_STOP_TIMEOUT", "7"), ("CURFEW_WORKERS", "many"), ("CURFEW_KINDS", "stop")] {
             let e = merge(file(), None, &env(&[(k, v)])).unwrap_err();
             assert!(e.to_string().contains(k), "{e}");
-            assert_eq!(crate::exit::of(&e), crate::exit::Exit::Usage);
+            assert_eq!(crate::exit::of(&e), Exit::Usage);
         }
     }
 

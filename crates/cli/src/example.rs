@@ -47,7 +47,8 @@ fn without_links(words: &str) -> String {
     let mut rest = words;
     while let Some((before, after)) = rest.split_once('[') {
         plain.push_str(before);
-        match after.split_once("](").and_then(|(word, link)| Some((word, link.split_once(')')?.1))) {
+        let link = after.split_once(']').and_then(|(word, rest)| Some((word, rest.strip_prefix('(')?.split_once(')')?.1)));
+        match link {
             Some((word, after)) => {
                 plain.push_str(word);
                 rest = after;

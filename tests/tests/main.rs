@@ -89,7 +89,7 @@ fn main() {
             gc::leftovers_of_operations;
         NONE: gc::without_a_terminal_it_wants_a_word;
         NONE: runbooks::every_page_is_run;
-        DEV: runbooks::drain_a_datacenter, runbooks::stop_the_controller, runbooks::pause_a_kind, runbooks::stuck_operation,
+        DEV: runbooks::getting_started, runbooks::drain_a_datacenter, runbooks::stop_the_controller, runbooks::pause_a_kind, runbooks::stuck_operation,
             runbooks::a_node_that_will_not_die, runbooks::a_lost_database;
         NONE: deploy::prometheus, deploy::units, deploy::the_package, deploy::what_is_made_from_the_arguments,
             deploy::the_example_configuration;

@@ -1,4 +1,4 @@
-//! docs/runbooks: every command of every page, as it stands there, on an embedded cluster and a controller that `systemctl` (a stand-in of
+//! docs/runbooks and docs/getting-started.md: every command of every page, as it stands there, on an embedded cluster and a controller that `systemctl` (a stand-in of
 //! three commands, since no test may touch the machine's own) starts and stops.
 
 use std::os::unix::fs::PermissionsExt;
@@ -153,20 +153,20 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbooks")
 }
 
-/// The blocks of a page that begin with `sh`: "```sh", or "```sh exit=0,1".
+/// The blocks of a page that begin with `sh`: "```sh", or "```sh exit=0,1". Others are for people.
 fn blocks(page: &str) -> Vec<Block> {
     let text = read(&folder().join(page));
     let mut blocks = vec![];
     let mut open: Option<Block> = None;
-    for line in text.lines().map(str::trim_start) {
-        match (line.strip_prefix("```"), &mut open) {
+    for line in text.lines() {
+        match (line.trim_start().strip_prefix("```"), &mut open) {
             (Some(info), None) => {
                 let (word, rest) = info.split_once(' ').unwrap_or((info, "exit=0"));
-                assert_eq!(word, "sh", "{page}: {line}");
                 let codes = rest.strip_prefix("exit=").unwrap_or_else(|| panic!("{page}: {line}"));
-                open = Some(Block { codes: codes.split(',').map(|c| c.parse().unwrap()).collect(), text: String::new() });
+                let codes = if word == "sh" { codes.split(',').map(|c| c.parse().unwrap()).collect() } else { vec![] };
+                open = Some(Block { codes, text: String::new() });
             }
-            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some(_), Some(_)) => blocks.extend(open.take().filter(|b| !b.codes.is_empty())),
             (None, Some(block)) => block.text.push_str(&format!("{line}\n")),
             (None, None) => {}
         }
@@ -212,6 +212,17 @@ pub async fn every_page_is_run(_: Given) {
     );
     let index = read(&folder().join("README.md"));
     assert!(pages.iter().all(|p| index.contains(&format!("]({p})"))), "{index}");
+}
+
+pub async fn getting_started(given: Given) {
+    if cannot(&given) {
+        return;
+    }
+    let host = Host::new(3).await;
+    host.page("../getting-started.md", &[]).await;
+    let left = host.cluster.api.get("/v1/allocations").await;
+    let lives = |a: &&Value| a["TaskStates"]["t"]["State"] != "dead" && !a["TaskStates"].is_null();
+    assert_eq!(left.as_array().unwrap().iter().filter(lives).count(), 0, "{left}");
 }
 
 pub async fn drain_a_datacenter(given: Given) {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use curfew_client::{Client, DrainRequest, Error, Selection, Strategy, UndrainRequest, Who};
+use curfew_client::{Client, DrainRequest, Error, ExtendRequest, Selection, Strategy, UndrainRequest, Who};
+use curfew_core::Timestamp;
 use curfew_core::api::{Gets, OperationView};
 use curfew_core::drain::{NodeState, Waits};
 use curfew_core::operation::{Kind as OpKind, State};
@@ -10,9 +11,10 @@ use curfew_tests::cluster::{Cluster, Shape};
 use curfew_tests::controller::Controller;
 use curfew_tests::jobs::{IMPOLITE, POLITE, batch, group, nanos, on, service, task, with};
 use curfew_tests::lab::{Lab, PATIENCE, Running, late, task_of, unique};
-use curfew_tests::process::Proc;
+use curfew_tests::postgres::Server;
+use curfew_tests::process::{Proc, of_task};
 use curfew_tests::run::Given;
-use curfew_tests::wait::{always, eventually};
+use curfew_tests::wait::{always, clock_passes, eventually};
 use serde_json::{Value, json};
 
 /// Ends six seconds after it was told to.
@@ -51,10 +53,10 @@ async fn node(lab: &Lab, name: &str) -> Value {
     found.unwrap_or_else(|| panic!("no node {name} in {all}"))
 }
 
-/// The jobs first: on a cluster that others use afterwards they would be placed again on the nodes that are given back.
+/// The jobs first: on a cluster that others use afterwards they would be placed again on the nodes that are given back, and live there.
 async fn give_back(lab: &Lab, jobs: &[&str]) {
     for job in jobs {
-        lab.discard(job).await;
+        lab.stop(job, &["--stop-timeout", "1s"]).await.code(0);
     }
     for n in lab.cluster.api.get("/v1/nodes").await.as_array().unwrap() {
         let path = format!("/v1/node/{}/drain", n["ID"].as_str().unwrap());
@@ -318,7 +320,7 @@ pub async fn what_the_token_hides_is_no_empty_node(given: Given) {
     let made = api.put("/v1/acl/token", &json!({ "Name": "curfew", "Type": "client", "Policies": ["curfew"] })).await;
     let (seen, hidden) = (unique("drain-seen"), unique("drain-hidden"));
     for (id, space) in [(&seen, "default"), (&hidden, "hidden")] {
-        let job = with(batch(id, vec![task("t", POLITE)]), json!({ "Namespace": space }));
+        let job = with(batch(id, vec![task("t", IMPOLITE)]), json!({ "Namespace": space }));
         api.put("/v1/jobs", &json!({ "Job": job })).await;
         eventually(PATIENCE, "it to run", async || {
             let all = api.allocations_in(space, id).await?;
@@ -460,4 +462,230 @@ pub async fn one_node_at_a_time(given: Given) {
     turns.sort();
     assert!(op.state == State::Succeeded && turns.windows(2).all(|w| w[0].1 <= w[1].0), "{turns:?}");
     assert_eq!(lab.cluster.api.allocations(&id).await.unwrap().len(), 3, "nothing moved onto a node that was next");
+}
+
+/// Told to leave, with its process; the drain of its node has started.
+async fn told(lab: &Lab, running: &Running) {
+    eventually(PATIENCE, &format!("that {} was told", running.job), async || {
+        let a = lab.alloc(&running.alloc).await;
+        if a["DesiredStatus"] == "stop" { Ok(()) } else { Err(a["DesiredStatus"].to_string()) }
+    })
+    .await;
+}
+
+fn the_tests() -> Who {
+    Who { actor: Some("the tests".into()), reason: None }
+}
+
+/// The deadline moves in Nomad's meta too; while the drain is paused its clocks run on.
+pub async fn extended_hurried_and_paused(given: Given) {
+    let lab = given.own().await;
+    let curfew = client(&lab);
+    let home = lab.cluster.nodes()[0].clone();
+    let (first, second) = (unique("drain-moved"), unique("drain-paused"));
+    let running = lab.start(&on(batch(&first, vec![task("t", IMPOLITE)]), &home)).await;
+    let request = |timeout| DrainRequest { strategy: Some(Strategy::Evacuate), ..of(nodes(&[&home]), timeout) };
+    let op = curfew.drain(&request(5), None).await.unwrap();
+    told(&lab, &running).await;
+    let before = lab.curfew.operation(op.id).await.deadline.unwrap();
+    let extend = ExtendRequest { by: Some(secs(3600)), until: None, who: the_tests() };
+    let after = curfew.extend(op.id, &extend).await.unwrap().deadline.unwrap();
+    assert_eq!(after, before + secs(3600));
+    eventually(PATIENCE, "Nomad to know", async || {
+        let meta = node(&lab, &home).await["LastDrain"]["Meta"].clone();
+        if meta["curfew_deadline"] == after.to_string() { Ok(()) } else { Err(meta.to_string()) }
+    })
+    .await;
+    clock_passes(before + secs(1), "the first deadline to pass").await;
+    assert!(running.task("t").lives(), "the first deadline counts no more");
+    let hurried = curfew.kill_now(op.id, the_tests()).await.unwrap();
+    let death = running.task("t").death(PATIENCE, &first).await;
+    let (least, most) = (hurried.deadline.unwrap(), curfew_tests::now());
+    assert!(death >= least && most.since(least) <= late(), "{death}, hurried to {least}");
+    let op = lab.curfew.finished(op.id, PATIENCE).await;
+    assert_eq!((op.state, op.outcome.map(|o| o.killed)), (State::Succeeded, Some(1)));
+    let back = curfew.undrain(&UndrainRequest { selection: nodes(&[&home]), ..UndrainRequest::default() }, None).await.unwrap();
+    lab.curfew.finished(back.id, PATIENCE).await;
+
+    let running = lab.start(&on(batch(&second, vec![task("t", IMPOLITE)]), &home)).await;
+    let op = curfew.drain(&request(5), None).await.unwrap();
+    told(&lab, &running).await;
+    let deadline = lab.curfew.operation(op.id).await.deadline.unwrap();
+    curfew.pause(op.id, the_tests()).await.unwrap();
+    let death = running.task("t").death(PATIENCE, &second).await;
+    assert!(death >= deadline && death <= deadline + late(), "{death}, and the deadline was {deadline}");
+    always(secs(2), "it stays paused", async || match lab.curfew.operation(op.id).await.state {
+        State::Paused => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    curfew.resume(op.id, the_tests()).await.unwrap();
+    assert_eq!(lab.curfew.finished(op.id, PATIENCE).await.state, State::Succeeded);
+    give_back(&lab, &[&first, &second]).await;
+}
+
+/// A paused set starts no more nodes; the one that drains goes on. What moves the set's deadline moves its nodes'.
+pub async fn a_set_is_paused_between_its_nodes_and_hurried(given: Given) {
+    let lab = given.own().await;
+    let curfew = client(&lab);
+    let both = [0, 1].map(|i| lab.cluster.nodes()[i].clone());
+    let ids = [unique("drain-set"), unique("drain-set")];
+    let mut all = vec![];
+    for (id, home) in ids.iter().zip(&both) {
+        all.push(lab.start(&on(batch(id, vec![task("t", IMPOLITE)]), home)).await);
+    }
+    let selection = nodes(&[&both[0], &both[1]]);
+    let one = Some("1".parse().unwrap());
+    let request = DrainRequest { strategy: Some(Strategy::Evacuate), max_parallel: one, ..of(selection, 4) };
+    let op = curfew.drain(&request, None).await.unwrap();
+    let state_of = async |state: NodeState| {
+        let nodes = lab.curfew.operation(op.id).await.outcome.map(|o| o.nodes).unwrap_or_default();
+        nodes.iter().find(|n| n.state == state).map(|n| n.name.clone()).ok_or(format!("{nodes:?}"))
+    };
+    let first = eventually(PATIENCE, "the first node to drain", async || state_of(NodeState::Draining).await).await;
+    curfew.pause(op.id, the_tests()).await.unwrap();
+    let (gone, stays) = if first == both[0] { (&all[0], &all[1]) } else { (&all[1], &all[0]) };
+    gone.task("t").death(PATIENCE, &gone.job).await;
+    always(secs(3), "the other node has not begun", async || {
+        let n = node(&lab, &stays.node).await;
+        let waits = n["Drain"] == false && n["SchedulingEligibility"] == "ineligible" && stays.task("t").lives();
+        if waits { Ok(()) } else { Err(n.to_string()) }
+    })
+    .await;
+    curfew.resume(op.id, the_tests()).await.unwrap();
+    told(&lab, stays).await;
+    let hurried = curfew.kill_now(op.id, the_tests()).await.unwrap();
+    stays.task("t").death(PATIENCE, &stays.job).await;
+    assert!(curfew_tests::now().since(hurried.deadline.unwrap_or(hurried.requested_at)) <= secs(30));
+    let op = lab.curfew.finished(op.id, PATIENCE).await;
+    assert_eq!((op.state, op.outcome.map(|o| o.killed)), (State::Succeeded, Some(2)));
+    give_back(&lab, &[&ids[0], &ids[1]]).await;
+}
+
+/// The one that appears joins, the one that is gone is named.
+pub async fn nodes_that_appear_and_leave(given: Given) {
+    let cluster = Cluster::start(given.kind, &Shape { nodes: 3, ..Shape::default() }).await;
+    let curfew = Controller::start(cluster.addr(), &[("CURFEW_RESYNC_INTERVAL", "5s")]).await;
+    let [stays, _, leaves] = [0, 1, 2].map(|i| cluster.nodes()[i].clone());
+    for home in [&stays, &leaves] {
+        let id = unique("drain-comes");
+        let day = with(task("t", IMPOLITE), json!({ "KillTimeout": nanos(secs(86_400)), "KillSignal": "SIGTERM" }));
+        cluster.api.put("/v1/jobs", &json!({ "Job": on(batch(&id, vec![day]), home) })).await;
+        eventually(PATIENCE, &format!("{id} to run"), async || {
+            let all = cluster.api.allocations(&id).await?;
+            if all.iter().any(|a| a["ClientStatus"] == "running") { Ok(()) } else { Err(format!("{all:?}")) }
+        })
+        .await;
+    }
+    let client = Client::new(curfew.addr()).unwrap();
+    let op = client.drain(&of(datacenter("dc1"), 40), None).await.unwrap();
+    let states = async |wanted: &[(&str, NodeState)]| {
+        let nodes = curfew.operation(op.id).await.outcome.map(|o| o.nodes).unwrap_or_default();
+        let as_wanted = |w: &(&str, NodeState)| nodes.iter().any(|n| n.name == w.0 && n.state == w.1);
+        if wanted.iter().all(as_wanted) { Ok(()) } else { Err(format!("{nodes:?}")) }
+    };
+    eventually(PATIENCE, "both to drain", async || {
+        states(&[(&stays, NodeState::Draining), (&leaves, NodeState::Draining)]).await
+    })
+    .await;
+    cluster.node_joins("late", "dc1").await;
+    cluster.node_leaves(&leaves).await;
+    let now = [(&*stays, NodeState::Draining), ("late", NodeState::Drained), (&*leaves, NodeState::Gone)];
+    eventually(PATIENCE, "one to have joined and one to be gone", async || states(&now).await).await;
+    let all = cluster.api.get("/v1/nodes").await;
+    let late = all.as_array().unwrap().iter().find(|n| n["Name"] == "late").unwrap();
+    assert_eq!(late["SchedulingEligibility"], "ineligible");
+    let op = curfew.finished(op.id, PATIENCE).await;
+    assert_eq!((op.state, op.outcome.map(|o| (o.killed, o.nodes.len()))), (State::Succeeded, Some((1, 3))));
+    assert!(op.warnings.iter().any(|w| w.contains(&leaves) && w.contains("cannot be seen")), "{:?}", op.warnings);
+}
+
+/// The other one keeps the deadline, which is in the database and in Nomad.
+pub async fn its_keeper_is_killed_in_the_middle(given: Given) {
+    let Some(database) = Server::start(given.name()) else { return given.skip("PostgreSQL is not installed") };
+    let cluster = Cluster::start(given.kind, &Shape { nodes: 3, ..Shape::default() }).await;
+    let mut two = [0, 1].map(|_| Controller::new(cluster.addr(), &super::two::ENV).on(&database.url()));
+    for controller in &mut two {
+        controller.launch();
+        controller.ready().await;
+    }
+    let homes: Vec<&String> = [0, 2].map(|i| &cluster.nodes()[i]).into();
+    let mut victims = vec![];
+    for home in &homes {
+        let id = unique("drain-two");
+        let day = with(task("t", IMPOLITE), json!({ "KillTimeout": nanos(secs(86_400)), "KillSignal": "SIGTERM" }));
+        cluster.api.put("/v1/jobs", &json!({ "Job": on(batch(&id, vec![day]), home) })).await;
+        victims.push(
+            eventually(PATIENCE, &format!("{id} to run"), async || {
+                let all = cluster.api.allocations(&id).await?;
+                let found = all.iter().find(|a| a["ClientStatus"] == "running").and_then(|a| a["ID"].as_str()).map(str::to_owned);
+                let alloc = found.ok_or_else(|| format!("{all:?}"))?;
+                let proc = of_task(&id, &alloc, "t").first().copied().filter(|p| p.minds_sigterm());
+                proc.map(|p| (id.clone(), alloc.clone(), p)).ok_or_else(|| "it does not heed SIGTERM yet".into())
+            })
+            .await,
+        );
+    }
+    // Asked of whoever stands by.
+    let status = two[0].api().get("/v1/status").await;
+    let holder = usize::from(status["keeper"] != status["controller"]);
+    let other = 1 - holder;
+    let op = Client::new(two[other].addr()).unwrap().drain(&of(datacenter("dc1"), 12), None).await.unwrap();
+    for (_, alloc, _) in &victims {
+        eventually(PATIENCE, "it to be told", async || {
+            let a = cluster.api.allocation(alloc).await?;
+            if a["DesiredStatus"] == "stop" { Ok(()) } else { Err(a["DesiredStatus"].to_string()) }
+        })
+        .await;
+    }
+    two[holder].kill().await;
+    let op_id = op.id;
+    let deadlines: Vec<_> = eventually(PATIENCE, "the other one to tell the deadlines", async || {
+        let nodes = two[other].operation(op_id).await.outcome.map(|o| o.nodes).unwrap_or_default();
+        let all: Vec<_> = nodes.iter().filter_map(|n| n.deadline).collect();
+        if all.len() == 2 { Ok(all) } else { Err(format!("{nodes:?}")) }
+    })
+    .await;
+    let (least, most) = (*deadlines.iter().min().unwrap(), *deadlines.iter().max().unwrap());
+    assert!(most <= op.requested_at + secs(16), "{most}");
+    for (id, _, proc) in &victims {
+        let death = proc.death(PATIENCE, id).await;
+        assert!(death >= least && death <= most + late(), "{death}, and the deadlines were {deadlines:?}");
+    }
+    let op = two[other].finished(op_id, PATIENCE).await;
+    assert_eq!((op.state, op.outcome.map(|o| o.killed)), (State::Succeeded, Some(2)));
+}
+
+/// Every controller dies, and the database with them: Nomad tells what is left in time, and the gc ends it by the deadline in the meta.
+pub async fn nobody_is_left_but_nomad_and_the_gc(given: Given) {
+    let mut lab = given.own().await;
+    let home = lab.cluster.nodes()[0].clone();
+    let id = unique("drain-alone");
+    let running = lab.start(&on(batch(&id, vec![task("t", IMPOLITE)]), &home)).await;
+    let op = client(&lab).drain(&of(nodes(&[&home]), 14), None).await.unwrap();
+    let deadline = eventually(PATIENCE, "Nomad to have the drain", async || {
+        let n = node(&lab, &home).await;
+        let text = n["LastDrain"]["Meta"]["curfew_deadline"].as_str().filter(|_| n["Drain"] == true);
+        text.and_then(|t| t.parse::<Timestamp>().ok()).ok_or(n.to_string())
+    })
+    .await;
+    assert!(deadline >= op.requested_at + secs(14));
+    lab.own().kill().await;
+    std::fs::remove_file(lab.curfew.database()).unwrap();
+    // Batch hears nothing before Nomad's own deadline, which lies before ours.
+    told(&lab, &running).await;
+    let gc = async || {
+        let args = ["gc", "--yes", "--json", "--grace", "1s", "--verdict", "node_left=off"];
+        let env = curfew_tests::command::curfew(args).env("NOMAD_ADDR", lab.cluster.addr());
+        env.run().await
+    };
+    let early = gc().await;
+    assert!(running.task("t").lives() || curfew_tests::now() > deadline, "before the deadline: {early}");
+    clock_passes(deadline + secs(2), "the deadline to pass").await;
+    assert!(running.task("t").lives(), "nobody was there to end it");
+    let ran = gc().await;
+    let death = running.task("t").death(PATIENCE, &id).await;
+    assert!(death >= deadline, "{death}, and the deadline was {deadline}: {ran}");
+    lab.own().restart().await;
+    give_back(&lab, &[&id]).await;
 }

@@ -79,7 +79,10 @@ fn main() {
         DEV: shutdown::a_nomad_that_hangs, shutdown::a_second_signal, shutdown::what_systemd_is_told;
         DEV: drains::a_datacenter_is_empty_by_the_deadline, drains::what_is_refused, drains::one_node_at_a_time, drains::a_node_that_dies_and_comes_back;
         BOTH: drains::what_the_token_hides_is_no_empty_node, drains::batch_hears_of_it_in_time, drains::killed_in_the_middle_the_deadline_holds,
-            drains::cancelled_by_an_undrain_it_gives_the_nodes_back, drains::somebody_elses_drain_is_left_alone;
+            drains::cancelled_by_an_undrain_it_gives_the_nodes_back, drains::somebody_elses_drain_is_left_alone,
+            drains::extended_hurried_and_paused, drains::a_set_is_paused_between_its_nodes_and_hurried,
+            drains::nodes_that_appear_and_leave, drains::nobody_is_left_but_nomad_and_the_gc;
+        DEV: drains::its_keeper_is_killed_in_the_middle;
         DEV: drain_cli::a_datacenter_from_the_plan_to_the_undrain, drain_cli::of_a_node_as_json_one_object_a_line,
             drain_cli::a_watch_survives_the_controller, drain_cli::what_was_typed_wrong_and_what_is_in_the_way,
             drain_cli::on_a_terminal;

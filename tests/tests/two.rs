@@ -24,7 +24,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Leases short enough that a test sees them run out.
-const ENV: [(&str, &str); 4] = [
+pub const ENV: [(&str, &str); 4] = [
     ("CURFEW_KEEPER_LEASE", "2s"),
     ("CURFEW_NOMAD_TIMEOUT", "4s"),
     ("CURFEW_LEASE_TIMEOUT", "5s"),

@@ -1,26 +1,20 @@
 //! What pending stops cost a controller that has nothing to do but wait for their clocks. The controller is a process of its own (this
 //! program again), so that what is measured is its alone; the cluster and its mock tasks are in this one.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use curfew_client::{Client, StopRequest};
-use curfew_controller::{Controller, Metrics, Parts, SystemClock, random};
 use curfew_core::JobKey;
-use curfew_core::config::Config;
 use curfew_devcluster::{Cluster, ClusterConfig, NodeConfig};
-use curfew_nomad::{Filter, Nomad, NomadConfig};
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use curfew_nomad::{Filter, Nomad};
+use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::Instant;
 
+use crate::keep::{self, Kept, memory_mib, nomad};
 use crate::report::{Report, Row, Spread};
 
 #[derive(clap::Args)]
@@ -35,16 +29,6 @@ pub struct Args {
     idle: u64,
 }
 
-#[derive(clap::Args)]
-pub struct Keep {
-    #[arg(long)]
-    nomad: String,
-    #[arg(long)]
-    database: String,
-    #[arg(long)]
-    listen: SocketAddr,
-}
-
 /// Longer than the run takes.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20 * 3600);
 const KILL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -54,28 +38,6 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 const MEMORY_MIB: f64 = 150.0;
 const IDLE_PERCENT: f64 = 1.0;
 const ARMED_SECONDS: f64 = 2.0;
-
-/// Runs until it is killed.
-pub async fn keep(args: Keep) -> anyhow::Result<Infallible> {
-    let nomad = nomad(&args.nomad)?;
-    let parts = Parts {
-        nomad,
-        store: async move { curfew_store::open(&args.database).await }.map(|s| s.map_err(Into::into)).boxed(),
-        clock: Arc::new(SystemClock),
-        random: random(),
-        config: Config::default(),
-        holder: format!("bench:{}", std::process::id()),
-        listener: Some(TcpListener::bind(args.listen).await?),
-        metrics: Metrics::new(),
-    };
-    let controller: Controller = curfew_controller::start(parts)?;
-    let ending = controller.stopped().await;
-    bail!("the controller ended: {ending:?}")
-}
-
-fn nomad(addr: &str) -> anyhow::Result<Nomad> {
-    Ok(Nomad::new(NomadConfig::from_env(|name| (name == "NOMAD_ADDR").then(|| addr.to_owned()))?)?)
-}
 
 pub async fn run(args: Args) -> anyhow::Result<Report> {
     ensure!(args.nodes > 0 && args.stops > 0, "--nodes and --stops must be at least 1");
@@ -97,15 +59,9 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
     let ids: Vec<String> = (0..args.stops).map(|i| format!("clock-{i}")).collect();
     register(&bare, &ids).await?;
 
-    let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
-    let database = format!("sqlite:{}", dir.path().join("curfew.db").display());
-    let launch = || -> anyhow::Result<Child> {
-        let mut child = Command::new(std::env::current_exe()?);
-        child.args(["keep", "--nomad", &cluster.base_url(), "--database", &database, "--listen", &port.to_string()]);
-        Ok(child.stdin(Stdio::null()).kill_on_drop(true).spawn()?)
-    };
-    let client = Client::new(&port.to_string())?;
-    let mut controller = launch()?;
+    let kept = Kept::new(&cluster.base_url(), &dir.path().join("curfew.db")).await?;
+    let client = Client::new(kept.addr())?;
+    let mut controller = kept.launch()?;
     until("the controller to see Nomad", async || Ok(client.status().await.is_ok_and(|s| s.nomad == "in sight"))).await?;
     let began = Instant::now();
     let request = StopRequest { stop_timeout: Some(STOP_TIMEOUT), ..StopRequest::default() };
@@ -114,15 +70,15 @@ pub async fn run(args: Args) -> anyhow::Result<Report> {
     let accepted = began.elapsed().as_secs_f64();
     until("its clocks", async || Ok(client.status().await?.clocks_armed == args.stops)).await?;
     quiet(&client, &controller).await?;
-    let (memory, idle) = (resident(&controller)?, idle(&controller, args.idle).await?);
+    let (memory, idle) = (memory_mib(&controller, "VmRSS")?, idle(&controller, args.idle).await?);
 
     controller.kill().await?;
     let began = Instant::now();
-    controller = launch()?;
+    controller = kept.launch()?;
     until("its clocks again", async || Ok(client.status().await.is_ok_and(|s| s.clocks_armed == args.stops))).await?;
     let armed = began.elapsed().as_secs_f64();
     quiet(&client, &controller).await?;
-    let (memory_again, idle_again) = (resident(&controller)?, self::idle(&controller, args.idle).await?);
+    let (memory_again, idle_again) = (memory_mib(&controller, "VmRSS")?, self::idle(&controller, args.idle).await?);
     controller.kill().await?;
     cluster.shutdown().await;
 
@@ -187,28 +143,16 @@ async fn idle(controller: &Child, seconds: u64) -> anyhow::Result<f64> {
     Ok((cpu_seconds(controller)? - before) * 100.0 / seconds.max(1) as f64)
 }
 
-fn proc_file(controller: &Child, name: &str) -> anyhow::Result<String> {
-    let pid = controller.id().context("the controller has ended")?;
-    let path = format!("/proc/{pid}/{name}");
-    std::fs::read_to_string(&path).context(path)
-}
-
 /// User and system time so far. The kernel shows hundredths of a second, whatever its own tick is.
 fn cpu_seconds(controller: &Child) -> anyhow::Result<f64> {
-    let stat = proc_file(controller, "stat")?;
+    let stat = keep::proc_file(controller, "stat")?;
     // The command's name may hold spaces and brackets: fields count from the last one.
     let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace()).context("/proc/…/stat")?;
     let ticks: Vec<f64> = fields.skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
     Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
-fn resident(controller: &Child) -> anyhow::Result<f64> {
-    let status = proc_file(controller, "status")?;
-    let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.split_whitespace().next());
-    Ok(kib.context("no VmRSS")?.parse::<f64>()? / 1024.0)
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let began = Instant::now();
     while !holds().await? {
         ensure!(began.elapsed() < PATIENCE, "gave up after {} s: waiting for {what}", PATIENCE.as_secs());

@@ -4,6 +4,8 @@
 //! one by one, so each is a median over rounds with its spread, and a ratio to what was measured beside it.
 
 mod clocks;
+mod drain;
+mod keep;
 mod lab;
 mod lateness;
 mod placement;
@@ -47,9 +49,11 @@ enum What {
     Stops(stops::Args),
     /// What many pending stops cost a controller that has nothing to do: memory, CPU, and the time from its start to its clocks.
     Clocks(clocks::Args),
-    /// The controller that `clocks` measures, as a process of its own.
+    /// A datacenter drained, against the cluster's own drain of the same nodes: until nothing lives there, requests, memory.
+    Drain(drain::Args),
+    /// The controller that is measured, as a process of its own.
     #[command(hide = true)]
-    Keep(clocks::Keep),
+    Keep(keep::Keep),
 }
 
 fn main() -> ExitCode {
@@ -67,7 +71,8 @@ fn main() -> ExitCode {
                 What::Sweep(args) => sweep::run(args).await,
                 What::Stops(args) => stops::run(args).await.map(Some),
                 What::Clocks(args) => clocks::run(args).await.map(Some),
-                What::Keep(args) => match clocks::keep(args).await? {},
+                What::Drain(args) => drain::run(args).await.map(Some),
+                What::Keep(args) => keep::keep(args).await.map(|()| None),
             }
         });
         rt.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -38,11 +38,13 @@ impl Sight {
         }
     }
 
-    /// Why an empty list may not be empty: that the token sees everything has not shown yet, or it does not.
-    pub fn unsure(&self) -> Option<&str> {
+    /// Why an empty list may not be empty: that the token sees everything has not shown yet, or it does not. A stream that just
+    /// ended may have been ended because of that.
+    pub fn unsure(&self, now: Timestamp) -> Option<&str> {
         match self {
             Self::Starting => Some("the event stream was not opened yet"),
-            seen => seen.denied(),
+            Self::Lost { why, since, denied } if *denied || now.since(*since) < TOLD => Some(why),
+            _ => None,
         }
     }
 }
@@ -59,6 +61,8 @@ pub struct Observer {
     pub metrics: Metrics,
 }
 
+/// When a stream that was lost is opened again, Nomad has refused it by then if it is the token's fault.
+const TOLD: Duration = Duration::from_secs(15);
 const BACKOFF: [Duration; 5] = [
     Duration::from_millis(100),
     Duration::from_millis(300),

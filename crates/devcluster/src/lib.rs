@@ -212,8 +212,9 @@ pub(crate) fn heal(core: &Arc<Core>) {
     core.faults.clear();
     core.faults.lose_events(false);
     core.set_leader(true);
-    for config in &core.config.nodes {
-        set_agent(core, &config.name, Agent::Up);
+    let all: Vec<String> = core.clients.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+    for id in all {
+        set_agent(core, &id, Agent::Up);
     }
 }
 
@@ -238,40 +239,74 @@ pub(crate) fn set_agent(core: &Arc<Core>, name: &str, agent: Agent) -> bool {
 
 fn register_nodes(core: &Arc<Core>, addr: Option<SocketAddr>) {
     let http_addr: Arc<str> = addr.map_or_else(|| "127.0.0.1:4646".to_owned(), |a| a.to_string()).into();
-    let version: Arc<str> = core.config.version.as_str().into();
     for config in &core.config.nodes {
-        let config = Arc::new(config.clone());
-        let id = core.write(|s| {
-            let index = s.begin("NodeRegistration");
-            let now = s.now();
-            let id = s.ids.uuid();
-            let mut node = state::Node {
-                id: id.clone(),
-                name: config.name.as_str().into(),
-                attributes: Arc::new(state::node::attributes(&config, &version)),
-                config: config.clone(),
-                status: state::NodeStatus::Ready,
-                eligible: true,
-                drain: None,
-                last_drain: None,
-                events: Vec::new(),
-                create_index: index,
-                modify_index: index,
-                last_alloc_update: 0,
-                last_missed_heartbeat: 0,
-                status_updated_at: now,
-                registered_at: now,
-                version: version.clone(),
-                http_addr: http_addr.clone(),
-            };
-            node.push_event("Cluster", "Node registered", serde_json::Value::Null, now, 0);
-            s.put_node(node);
-            s.commit();
-            id
-        });
-        let client = NodeClient::start(core, id.clone(), config);
-        core.clients.write().unwrap_or_else(PoisonError::into_inner).insert(id, client);
+        register(core, config.clone(), &http_addr);
     }
+}
+
+fn register(core: &Arc<Core>, config: NodeConfig, http_addr: &Arc<str>) {
+    let version: Arc<str> = core.config.version.as_str().into();
+    let config = Arc::new(config);
+    let id = core.write(|s| {
+        let index = s.begin("NodeRegistration");
+        let now = s.now();
+        let id = s.ids.uuid();
+        let mut node = state::Node {
+            id: id.clone(),
+            name: config.name.as_str().into(),
+            attributes: Arc::new(state::node::attributes(&config, &version)),
+            config: config.clone(),
+            status: state::NodeStatus::Ready,
+            eligible: true,
+            drain: None,
+            last_drain: None,
+            events: Vec::new(),
+            create_index: index,
+            modify_index: index,
+            last_alloc_update: 0,
+            last_missed_heartbeat: 0,
+            status_updated_at: now,
+            registered_at: now,
+            version: version.clone(),
+            http_addr: http_addr.clone(),
+        };
+        node.push_event("Cluster", "Node registered", serde_json::Value::Null, now, 0);
+        s.put_node(node);
+        s.commit();
+        id
+    });
+    let client = NodeClient::start(core, id.clone(), config);
+    core.clients.write().unwrap_or_else(PoisonError::into_inner).insert(id, client);
+}
+
+/// One more node, in the first node's likeness; false when there is one of that name.
+pub(crate) fn join(core: &Arc<Core>, name: &str, datacenter: Option<&str>) -> bool {
+    let like = core.config.nodes.first().cloned();
+    if name.is_empty() || core.client_by_name(name).is_some() {
+        return false;
+    }
+    let http_addr: Option<Arc<str>> = core.read(|s| s.nodes.values().next().map(|n| n.http_addr.clone()));
+    let like = like.unwrap_or_else(|| NodeConfig::new(name, "dc1"));
+    let datacenter = datacenter.unwrap_or(&like.datacenter).to_owned();
+    register(core, NodeConfig { name: name.into(), datacenter, ..like }, &http_addr.unwrap_or_else(|| "127.0.0.1:4646".into()));
+    let id = core.client_by_name(name).map(|c| c.id().to_owned()).unwrap_or_default();
+    core.write(|s| {
+        s.begin("EvaluationUpdated");
+        s.unblock();
+        server::node_evals(s, &id);
+        s.commit();
+    });
+    true
+}
+
+/// `PUT /v1/node/:id/purge`: the server forgets a node. Its agent, when it runs, ends with it here: it does not register again.
+pub(crate) fn purge(core: &Arc<Core>, id: &str) -> Option<server::drain::Drained> {
+    let drained = core.write(|s| server::purge_node(s, id))?;
+    let client = core.clients.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    if let Some(client) = client {
+        client.set_agent(Agent::Dead);
+    }
+    Some(drained)
 }
 
 async fn serve_tls(

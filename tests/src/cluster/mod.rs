@@ -6,7 +6,7 @@ mod real;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::{Access, Api};
 use crate::certificates::Certificates;
@@ -126,6 +126,31 @@ impl Cluster {
         }
     }
 
+    /// One more node, ready.
+    pub async fn node_joins(&self, name: &str, datacenter: &str) {
+        match &self.inner {
+            Inner::Dev(_) => {
+                drop(self.api.put(&format!("/dev/v1/node/{name}/join"), &json!({ "Datacenter": datacenter })).await);
+            }
+            Inner::Real(real) => real.add_client(name, datacenter),
+        }
+        wait::eventually(Duration::from_secs(90), &format!("node {name} to be ready"), async || {
+            let nodes = self.api.try_get("/v1/nodes").await?;
+            let ready = nodes.as_array().is_some_and(|l| l.iter().any(|n| n["Name"] == name && n["Status"] == "ready"));
+            if ready { Ok(()) } else { Err(nodes.to_string()) }
+        })
+        .await;
+    }
+
+    /// Its agent dies, and nobody knows it any more; its tasks live on.
+    pub async fn node_leaves(&self, name: &str) {
+        self.node_down(name).await;
+        let nodes = self.api.get("/v1/nodes").await;
+        let node = nodes.as_array().unwrap().iter().find(|n| n["Name"] == name);
+        let id = node.and_then(|n| n["ID"].as_str()).unwrap_or_else(|| panic!("no node {name}"));
+        self.api.put(&format!("/v1/node/{id}/purge"), &Value::Null).await;
+    }
+
     /// The server stops answering: a real one is killed, the embedded one loses its leader.
     pub async fn server_down(&self) {
         match &self.inner {
@@ -149,6 +174,11 @@ impl Cluster {
             Inner::Real(real) => real.start_missing(),
         }
         self.nodes_ready(self.nodes.len()).await;
+        let nodes = self.api.get("/v1/nodes").await;
+        for n in nodes.as_array().unwrap().iter().filter(|n| n["SchedulingEligibility"] != "eligible") {
+            let path = format!("/v1/node/{}/drain", n["ID"].as_str().unwrap());
+            self.api.put(&path, &json!({ "DrainSpec": null, "MarkEligible": true })).await;
+        }
     }
 
     /// The end of its logs, for a failure's message.

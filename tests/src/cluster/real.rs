@@ -28,6 +28,8 @@ pub fn nomad_binary() -> Option<PathBuf> {
 pub struct Real {
     dir: TempDir,
     agents: Mutex<BTreeMap<String, Option<Child>>>,
+    /// Of each client's configuration, what is the same for all.
+    client: String,
 }
 
 struct Ports {
@@ -47,7 +49,7 @@ impl Real {
     pub async fn start(shape: &Shape, certificates: Option<Arc<Certificates>>) -> (Self, Api) {
         let dir = TempDir::with_prefix("curfew-test-nomad-").unwrap();
         let server = Ports::free();
-        let real = Self { dir, agents: Mutex::default() };
+        let mut real = Self { dir, agents: Mutex::default(), client: String::new() };
         let every = format!("{}{}", if shape.acl { ACL } else { "" }, certificates.as_deref().map(tls).unwrap_or_default());
         let config = if shape.leaderless { SERVER_CONFIG.replace("= 1\n", "= 3\n") } else { SERVER_CONFIG.to_owned() };
         real.write(SERVER, &server, "dc1", &format!("{every}{config}"));
@@ -63,17 +65,20 @@ impl Real {
             other => other.map(drop).map_err(|e| format!("{e}\n{}", real.log())),
         })
         .await;
+        let max = shape.max_kill_timeout.map_or(String::new(), |d| format!(" max_kill_timeout = \"{}s\"\n", d.as_secs()));
+        real.client = format!(
+            "client {{\n enabled = true\n servers = [\"127.0.0.1:{}\"]\n network_interface = \"lo\"\n{max}{CLIENT_OPTIONS}}}\n{RAW_EXEC}{every}",
+            server.rpc
+        );
         for i in 1..=shape.nodes {
-            let name = format!("c{i}");
-            let max = shape.max_kill_timeout.map_or(String::new(), |d| format!(" max_kill_timeout = \"{}s\"\n", d.as_secs()));
-            let client = format!(
-                "client {{\n enabled = true\n servers = [\"127.0.0.1:{}\"]\n network_interface = \"lo\"\n{max}{CLIENT_OPTIONS}}}\n{RAW_EXEC}{every}",
-                server.rpc
-            );
-            real.write(&name, &Ports::free(), if i % 2 == 1 { "dc1" } else { "dc2" }, &client);
-            real.start_agent(&name);
+            real.add_client(&format!("c{i}"), if i % 2 == 1 { "dc1" } else { "dc2" });
         }
         (real, api)
+    }
+
+    pub fn add_client(&self, name: &str, datacenter: &str) {
+        self.write(name, &Ports::free(), datacenter, &self.client);
+        self.start_agent(name);
     }
 
     fn write(&self, name: &str, ports: &Ports, datacenter: &str, role: &str) {

@@ -217,7 +217,7 @@ impl Book {
         if alloc.desired == Desired::Run {
             let (waits, why) = match (spec.job_type, drain.strategy) {
                 (JobType::System, _) => (Waits::Last, "its turn: system jobs leave last"),
-                (_, Strategy::Evacuate) => (Waits::Turn, "to be told: Nomad tells everything but system jobs at once"),
+                (_, Strategy::Evacuate) => (Waits::Turn, "Nomad to tell it, as everything but system jobs at once"),
                 (JobType::Service, Strategy::Migrate) => {
                     (Waits::Turn, "its turn: Nomad moves it when enough others of its job are healthy")
                 }

@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use curfew_core::api::{DrainPlan, DrainRequest, NodePlan, OperationView, UndrainRequest};
 use curfew_core::clock::is_over;
 use curfew_core::drain::{DrainOptions, NodeRef, NodeState, Selection, Strategy, plan};
-use curfew_core::operation::{Operation, Request, Target};
+use curfew_core::operation::{Operation, Request, State as OpState, Target};
 use curfew_core::{NodeId, OpId, duration};
 use curfew_nomad::{NodeStatus, NodeStub};
-use curfew_store::NewOperation;
+use curfew_store::{NewOperation, OperationFilter};
 use futures::StreamExt;
 use futures::TryStreamExt;
 
@@ -208,13 +208,16 @@ impl Rpc {
     /// With what the keeper knows of each child.
     pub(super) async fn set_view(&self, op: Operation) -> OperationView {
         let mut outcome = outcome_of(&op);
+        let states = OpState::ALL.into_iter().filter(|s| !s.is_finished()).collect();
+        let filter = OperationFilter { parent: Some(op.id), states, limit: usize::MAX >> 1, ..OperationFilter::default() };
+        // A database that is away leaves what the set itself knows.
+        let live = self.store.operations(filter).await.unwrap_or_default();
+        let live: HashMap<OpId, Operation> = live.into_iter().map(|child| (child.id, child)).collect();
         for n in outcome.nodes.iter_mut().filter(|n| n.state == NodeState::Draining) {
-            let Some(child) = n.operation else { continue };
-            let Some(report) = self.keeper.drain_report(child, n.id.clone()).await else { continue };
+            let Some(child) = n.operation.and_then(|id| live.get(&id)) else { continue };
+            let Some(report) = self.keeper.drain_report(child.id, n.id.clone()).await else { continue };
             let node = NodeRef { id: n.id.clone(), name: n.name.clone() };
-            if let Ok(Some(child)) = self.store.operation(child).await {
-                *n = one(&child, &node, report);
-            }
+            *n = one(child, &node, report);
         }
         outcome.exited = outcome.nodes.iter().map(|n| n.exited).sum();
         outcome.killed = outcome.nodes.iter().map(|n| n.killed).sum();

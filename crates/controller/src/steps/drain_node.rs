@@ -111,7 +111,7 @@ impl Tools {
             return Ok(Done { audit, ..self.elsewhere(op) });
         };
         if left.is_empty() {
-            if let Some(why) = self.sight.borrow().unsure() {
+            if let Some(why) = self.sight.borrow().unsure(now) {
                 let why = format!("proof that the token sees everything on node {}: {why}", node.name);
                 return Ok(Done { result: self.waiting(op, now + UNSURE, why), audit });
             }

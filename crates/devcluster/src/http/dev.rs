@@ -15,6 +15,7 @@ use crate::faults::Wire;
 const CALLS: &str = "\
 GET    /dev/v1/status
 PUT    /dev/v1/node/NAME/down, …/cut, …/up
+PUT    /dev/v1/node/NAME/join    {\"Datacenter\": \"dc1\"}
 GET    /dev/v1/faults
 PUT    /dev/v1/faults            {\"Path\": \"/v1/job*\", \"Kind\": \"delay\", \"Delay\": \"2s\", \"Times\": 1}
 DELETE /dev/v1/faults
@@ -46,6 +47,13 @@ pub(crate) async fn route(call: Call) -> Response {
                 _ => Agent::Up,
             };
             if crate::set_agent(core, name, agent) { done() } else { no_node(core, name) }
+        }
+        ["v1", "node", name, "join"] if call.writes() => {
+            let body: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+            match crate::join(core, name, body["Datacenter"].as_str()) {
+                true => done(),
+                false => reply::text(400, &format!("a node is called {name:?} already, or that is no name\n")),
+            }
         }
         ["v1", "events", what @ ("lose" | "deliver")] if call.writes() => {
             core.faults.lose_events(*what == "lose");

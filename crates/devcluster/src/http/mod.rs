@@ -140,6 +140,7 @@ async fn route(r: Asked) -> Result<Response, Response> {
         ["node", id, "allocations"] => nodes::allocations(r.get(Need::NodeRead)?, id).await,
         ["node", id, "drain"] => nodes::drain(&r.put(Need::NodeWrite)?, id),
         ["node", id, "eligibility"] => nodes::eligibility(&r.put(Need::NodeWrite)?, id),
+        ["node", id, "purge"] => nodes::purge(&r.put(Need::NodeWrite)?, id),
         ["node", id, "evaluate"] => nodes::evaluate(&r.put(Need::NodeWrite)?, id),
         ["evaluations"] => evals::list(&r.get(READ_JOB)?).await?,
         ["evaluations", "count"] => evals::count(&r.get(READ_JOB)?),

@@ -131,6 +131,16 @@ pub(crate) fn evaluate(call: &Call, id: &str) -> Response {
     changed(&d, 0)
 }
 
+pub(crate) fn purge(call: &Call, id: &str) -> Response {
+    match crate::purge(&call.core, id) {
+        Some(d) => {
+            let index = d.index;
+            changed(&d, index)
+        }
+        None => reply::text(500, "node not found"),
+    }
+}
+
 /// `nomad node meta read`: what the node was started with; nothing changes it here.
 pub(crate) fn metadata(r: Asked) -> Result<Response, Response> {
     if r.method != Method::GET {

@@ -118,6 +118,19 @@ fn heartbeat_missed(s: &mut State, node: &str) {
     s.commit();
 }
 
+/// Nobody knows the node any more; what ran there is lost.
+pub(crate) fn purge_node(s: &mut State, node: &str) -> Option<drain::Drained> {
+    s.nodes.get(node)?;
+    s.timers.retain(|(_, t)| !matches!(t, Timer::Heartbeat(n) | Timer::Drain(n) if n == node));
+    let index = s.begin("NodeDeregistration");
+    s.remove_node(node);
+    s.commit();
+    let eval_index = s.begin("EvaluationUpdated");
+    let eval_ids = node_evals(s, node);
+    s.commit();
+    Some(drain::Drained { index, eval_ids, eval_index })
+}
+
 /// A client is heard of again.
 pub(crate) fn heartbeat(s: &mut State, node: &str) {
     s.timers.retain(|(_, t)| !matches!(t, Timer::Heartbeat(n) if n == node));

@@ -487,6 +487,12 @@ impl State {
         }
     }
 
+    pub(crate) fn remove_node(&mut self, id: &str) {
+        let Some(node) = self.nodes.remove(id) else { return };
+        self.draining.remove(id);
+        self.node_event(node);
+    }
+
     fn store_node(&mut self, node: Node) -> Arc<Node> {
         let node = Arc::new(node);
         if node.drain.is_some() {
@@ -495,6 +501,11 @@ impl State {
             self.draining.remove(&node.id);
         }
         self.nodes.insert(node.id.clone(), node.clone());
+        self.node_event(node.clone());
+        node
+    }
+
+    fn node_event(&mut self, node: Arc<Node>) {
         self.touch(Table::Nodes);
         self.events.push(Event {
             topic: Topic::Node,
@@ -502,9 +513,8 @@ impl State {
             key: node.id.clone(),
             namespace: String::new(),
             filter_keys: None,
-            payload: Payload::Node(node.clone()),
+            payload: Payload::Node(node),
         });
-        node
     }
 
     // --- evaluations ---

@@ -97,6 +97,7 @@ const GUARDED: &[Row] = &[
     ("GET", "/v1/node/pool/default/nodes", &["node_pool \"default\" { policy = \"read\" }\nnode { policy = \"read\" }"]),
     ("PUT", "/v1/node/NODE/evaluate", &[NODE_WRITE]),
     ("PUT", "/v1/node/NODE/eligibility", &[NODE_WRITE]),
+    ("PUT", "/v1/node/00000000-0000-0000-0000-000000000000/purge", &[NODE_WRITE]),
     ("GET", "/v1/evaluations", &["read-job"]),
     ("GET", "/v1/evaluations/count", &["read-job"]),
     ("GET", "/v1/evaluation/EVAL", &["read-job"]),

@@ -14,6 +14,7 @@ mod lessons;
 mod nodes;
 mod nomad_api;
 mod queue;
+mod rollouts;
 mod runbooks;
 mod shapes;
 mod shutdown;
@@ -36,6 +37,11 @@ fn main() {
         BOTH: told::a_sibling_fails, told::a_sibling_fails_in_a_batch, told::the_leader_ends,
             told::the_main_task_ends_beside_a_sidecar, told::max_run_duration, told::restarted_through_the_api,
             told::restarted_by_a_template, told::replaced_by_a_new_version, told::scaled_down;
+        BOTH: rollouts::a_new_version_rolls_in_one_by_one, rollouts::an_impolite_old_version_is_killed_by_its_clock,
+            rollouts::a_flaky_version_is_reverted_by_the_deadline, rollouts::killed_in_the_middle_it_comes_to_the_same_end,
+            rollouts::canaries_wait_for_their_promotion, rollouts::a_newer_version_and_a_stop_supersede,
+            rollouts::what_has_no_place_says_which_constraint, rollouts::without_a_deployment,
+            rollouts::a_count_change_the_same_again_and_an_index;
         BOTH: crash::registered_again_after_its_stop, crash::killed_and_back_after_the_clock,
             crash::killed_and_back_before_the_clock, crash::a_restart_with_many_stops_in_flight,
             crash::sigterm_ends_it_quickly_with_0, crash::a_waiting_command_survives_the_restart,

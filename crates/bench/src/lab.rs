@@ -116,7 +116,13 @@ impl Lab {
     pub async fn submit_all(&self, jobs: Vec<Value>) -> anyhow::Result<()> {
         futures::stream::iter(jobs)
             .map(|job| async move {
-                let request = SubmitRequest { spec: SpecText::Json(job), namespace: None, who: Who::default() };
+                let request = SubmitRequest {
+                    spec: SpecText::Json(job),
+                    namespace: None,
+                    watch: false,
+                    check_index: None,
+                    who: Who::default(),
+                };
                 let op = self.client.submit(&request, None).await?;
                 let op = self.client.wait(op.id, PATIENCE).await?;
                 match op.state {

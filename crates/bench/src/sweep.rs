@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use curfew_controller::SystemClock;
 use curfew_core::config::Config;
-use curfew_core::operation::Request;
+use curfew_core::operation::{Registering, Request};
 use curfew_core::{Clock, JobKey, OpId};
 use curfew_devcluster::{Cluster, ClusterConfig, NodeConfig};
 use curfew_gc::{Gc, Known, Memory, Parts};
@@ -120,7 +120,10 @@ async fn large(jobs: usize, dir: &TempDir, database: &Path) -> anyhow::Result<Cl
     let operations: Vec<OpId> = (0..jobs.div_ceil(SIBLINGS)).map(|_| OpId::new(SystemClock.now())).collect();
     for (i, id) in operations.iter().enumerate() {
         let target = JobKey::new("default", format!("sweep-{}", i * SIBLINGS));
-        let request = Request::Submit { target, spec: Box::new(json!({})), base_index: 0 };
+        let request = Request::Submit {
+            target,
+            registration: Registering { spec: Box::new(json!({})), base_index: 0, only_onto_base: false },
+        };
         let at = SystemClock.now();
         let new = NewOperation {
             id: *id,

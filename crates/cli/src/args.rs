@@ -274,6 +274,35 @@ pub enum Job {
     Plan(JobSpecArgs),
     /// Stop a job: SIGTERM now, SIGKILL when its time is over.
     Stop(JobStop),
+    /// Promote the canaries of the deployment that runs.
+    Promote(JobSteer),
+    /// Fail the deployment that runs; Nomad goes back to the last stable version where the job says auto_revert.
+    Fail(JobSteer),
+    /// Register an older version again, and follow what comes of it.
+    Revert(JobRevert),
+}
+
+#[derive(Args)]
+pub struct JobSteer {
+    /// The job's id.
+    pub id: String,
+    /// The job's namespace.
+    #[arg(long, env = "NOMAD_NAMESPACE")]
+    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub waiting: Waiting,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+pub struct JobRevert {
+    #[command(flatten)]
+    pub job: JobSteer,
+    /// One that Nomad still knows; curfew job history lists them.
+    pub version: u64,
 }
 
 #[derive(Args)]
@@ -292,6 +321,12 @@ pub struct JobSpecArgs {
 pub struct JobRun {
     #[command(flatten)]
     pub spec: JobSpecArgs,
+    /// Not done when Nomad has it: follow its deployment, and the one of an auto-revert, to the end.
+    #[arg(long)]
+    pub watch: bool,
+    /// Only when this is the job's JobModifyIndex in Nomad (curfew job plan shows it); 0: only when there is no such job.
+    #[arg(long, value_name = "INDEX")]
+    pub check_index: Option<u64>,
     #[command(flatten)]
     pub who: Who,
     #[command(flatten)]
@@ -415,7 +450,7 @@ pub enum Queue {
 
 #[derive(Args)]
 pub struct OpList {
-    /// Only of this kind: submit, stop, drain_node, drain_datacenter, undrain.
+    /// Only of this kind: submit, rollout, deployment, stop, drain_node, drain_datacenter, undrain.
     #[arg(long)]
     pub kind: Option<String>,
     /// Only in this state: queued, running, waiting, paused, succeeded, failed, cancelled.

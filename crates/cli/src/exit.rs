@@ -16,6 +16,12 @@ pub enum Exit {
     Cancelled = 4,
     /// Gave up waiting; the operation goes on.
     StillRunning = 5,
+    /// A rollout failed, and the job went back to an older version, which runs.
+    Reverted = 6,
+    /// A rollout that cannot go on by itself, and that no deadline ends.
+    Stalled = 7,
+    /// A newer version of the job, or its stop, came before the rollout's end.
+    Superseded = 8,
 }
 
 impl Exit {

@@ -4,9 +4,9 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::Context;
-use curfew_client::{Client, OperationView, SpecText, StopRequest, SubmitRequest, Who};
+use curfew_client::{Client, OperationView, RevertRequest, SpecText, SteerRequest, StopRequest, SubmitRequest, Who};
 
-use crate::args::{Job, JobRun, JobSpecArgs, JobStop, Waiting};
+use crate::args::{Job, JobRevert, JobRun, JobSpecArgs, JobSteer, JobStop, Waiting};
 use crate::exit::{Exit, Usage};
 use crate::op::Watch;
 use crate::output::{json, line, note, table};
@@ -17,6 +17,32 @@ pub async fn run(addr: &str, command: Job) -> anyhow::Result<Exit> {
         Job::Run(args) => submit(&client, args).await,
         Job::Plan(args) => plan(&client, args).await,
         Job::Stop(args) => stop(&client, args).await,
+        Job::Promote(args) => {
+            let op = client.promote(&args.id, &args.request(), None).await?;
+            args.follow(&client, op).await
+        }
+        Job::Fail(args) => {
+            let op = client.fail(&args.id, &args.request(), None).await?;
+            args.follow(&client, op).await
+        }
+        Job::Revert(JobRevert { job, version }) => {
+            let SteerRequest { namespace, who } = job.request();
+            let op = client.revert(&job.id, &RevertRequest { version, namespace, who }, None).await?;
+            job.follow(&client, op).await
+        }
+    }
+}
+
+impl JobSteer {
+    fn request(&self) -> SteerRequest {
+        SteerRequest { namespace: self.namespace.as_deref().map(Into::into), who: who(self.who.reason.clone()) }
+    }
+
+    async fn follow(&self, client: &Client, op: OperationView) -> anyhow::Result<Exit> {
+        if self.waiting.detach {
+            return detached(&op, self.output.json);
+        }
+        Watch { json: self.output.json, timeout: self.waiting.timeout, fail_on_kill: false }.follow(client, op).await
     }
 }
 
@@ -47,7 +73,8 @@ fn read(path: &Path) -> anyhow::Result<SpecText> {
 }
 
 fn request(args: &JobSpecArgs, who: Who) -> anyhow::Result<SubmitRequest> {
-    Ok(SubmitRequest { spec: read(&args.spec)?, namespace: args.namespace.as_deref().map(Into::into), who })
+    let (spec, namespace) = (read(&args.spec)?, args.namespace.as_deref().map(Into::into));
+    Ok(SubmitRequest { spec, namespace, watch: false, check_index: None, who })
 }
 
 /// What Nomad says of HCL names no file; the caller knows it.
@@ -61,7 +88,8 @@ fn in_file<T>(result: Result<T, curfew_client::Error>, path: &Path) -> anyhow::R
 }
 
 async fn submit(client: &Client, args: JobRun) -> anyhow::Result<Exit> {
-    let request = request(&args.spec, who(args.who.reason))?;
+    let (watch, check_index) = (args.watch, args.check_index);
+    let request = SubmitRequest { watch, check_index, ..request(&args.spec, who(args.who.reason))? };
     let op = in_file(client.submit(&request, None).await, &args.spec.spec)?;
     if !args.spec.output.json {
         op.warnings.iter().for_each(|w| note(&format!("warning: {w}")));

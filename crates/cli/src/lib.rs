@@ -15,6 +15,7 @@ mod job;
 mod op;
 mod output;
 mod queue;
+mod rollout;
 mod serve;
 mod shown;
 mod timeline;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use curfew_client::{Client, Error, ExtendRequest, OperationView};
 use curfew_core::operation::{By, Kind, State, Target};
+use curfew_core::rollout::End;
 use tokio::time::Instant;
 
 use crate::args::{Op, OpList, Output};
@@ -13,7 +14,7 @@ use crate::exit::{Exit, Usage};
 use crate::job::who;
 use crate::output::{error, json, line, note, table, width};
 use crate::shown::{Shown, by_node, is_drain};
-use crate::timeline;
+use crate::{rollout, timeline};
 
 pub async fn run(addr: &str, command: Op) -> anyhow::Result<Exit> {
     let client = Client::new(addr)?;
@@ -146,6 +147,20 @@ impl Watch {
         if by_node(op.kind) {
             return Ok(self.ended_by_node(op));
         }
+        if op.kind == Kind::Rollout {
+            // As JSON the last line was its end already.
+            if !self.json {
+                match (&op.error, op.state) {
+                    (Some(e), _) => error(&format!("{}: {}", file.unwrap_or(op.target.name()), rollout::ended(op, e))),
+                    (None, State::Succeeded) => line(&rollout::summary(op)),
+                    (None, _) => {}
+                }
+            }
+            return Ok(exit_of(op, false));
+        }
+        if op.kind == Kind::Deployment && op.state == State::Failed {
+            error(&format!("{}: {}", op.target.name(), op.error.as_deref().unwrap_or("failed")));
+        }
         let registered = op.outcome.as_ref().and_then(|o| o.registered.as_ref());
         if self.json {
             json(op)?;
@@ -153,7 +168,7 @@ impl Watch {
             r.warnings.lines().for_each(|w| note(&format!("Nomad: {w}")));
             let eval = r.eval.as_ref().map_or(String::new(), |e| format!(", evaluation {e}"));
             line(&format!("{} registered (index {}{eval}, operation {})", op.target.name(), r.job_modify_index, op.id));
-        } else if op.state == State::Succeeded {
+        } else if op.state == State::Succeeded && op.kind != Kind::Deployment {
             line(&timeline::summary(op));
         } else if let (Some(e), Some(file)) = (&op.error, file) {
             anyhow::bail!("{file}: {e}");
@@ -175,7 +190,11 @@ impl Watch {
 }
 
 fn exit_of(op: &OperationView, fail_on_kill: bool) -> Exit {
+    let rollout = op.outcome.as_ref().and_then(|o| o.rollout.as_ref()?.end);
     match op.state {
+        State::Failed if rollout == Some(End::Reverted) => Exit::Reverted,
+        State::Failed if rollout == Some(End::Stalled) => Exit::Stalled,
+        State::Failed if rollout == Some(End::Superseded) => Exit::Superseded,
         State::Succeeded if fail_on_kill && op.outcome.as_ref().is_some_and(|o| o.killed > 0) => Exit::Killed,
         State::Succeeded => Exit::Done,
         State::Cancelled => Exit::Cancelled,
@@ -264,6 +283,13 @@ pub fn show(op: &OperationView) {
         live(op, now, width, usize::MAX).iter().for_each(|l| line(l));
     } else if by_node(op.kind) {
         line(&format!("\n{}\n\n{}", report(op, width()), summary(op)));
+    }
+    if op.outcome.as_ref().is_some_and(|o| o.rollout.is_some()) {
+        line("");
+        rollout::Story::default().news(op).iter().for_each(|l| line(l));
+        rollout::status(op, op.finished_at.unwrap_or_else(|| curfew_core::Clock::now(&curfew_controller::SystemClock)))
+            .iter()
+            .for_each(|l| line(l));
     }
     tasks(op);
 }

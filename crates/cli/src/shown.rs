@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
 use crate::drain::progress::{Lines, live};
 use crate::output::{json, json_line, line, note};
+use crate::rollout::{self, Story};
 use crate::timeline::Timeline;
 
 pub enum Shown {
@@ -21,6 +22,17 @@ pub enum Shown {
     Lines(Lines),
     /// Drawn again and again on a terminal.
     Live { bar: ProgressBar, warned: usize },
+    /// Lines of what happened; on a terminal how far each group is, beneath them.
+    Rollout { story: Story, bar: ProgressBar },
+}
+
+/// Hidden where there is no terminal, or one that cannot draw.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_finish(ProgressFinish::Abandon);
+    if let Ok(style) = ProgressStyle::with_template("{msg}") {
+        bar.set_style(style);
+    }
+    bar
 }
 
 /// For these there is something to see beside their end.
@@ -35,9 +47,10 @@ pub fn by_node(kind: Kind) -> bool {
 impl Shown {
     pub fn of(op: &OperationView, as_json: bool) -> Self {
         match (as_json, op.kind) {
-            (true, kind) if by_node(kind) => Shown::Objects(None),
+            (true, kind) if by_node(kind) || kind == Kind::Rollout => Shown::Objects(None),
             (true, _) | (_, Kind::Submit) => Shown::End,
             (_, kind) if is_drain(kind) => Self::drain(op.requested_at),
+            (_, Kind::Rollout) => Shown::Rollout { story: Story::default(), bar: bar() },
             (_, Kind::Undrain) => Shown::Lines(Lines::default()),
             _ => Shown::Story(Timeline::default(), None),
         }
@@ -45,13 +58,9 @@ impl Shown {
 
     /// As people see it; lines count from `zero`.
     pub fn drain(zero: Timestamp) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_finish(ProgressFinish::Abandon);
-        // No terminal, or one that cannot draw.
+        let bar = bar();
         if bar.is_hidden() {
             return Shown::Lines(Lines::since(zero));
-        }
-        if let Ok(style) = ProgressStyle::with_template("{msg}") {
-            bar.set_style(style);
         }
         Shown::Live { bar, warned: 0 }
     }
@@ -73,6 +82,15 @@ impl Shown {
                 if said.is_some() && waiting_for.as_deref() != said {
                     *waiting_for = said.map(str::to_owned);
                     note(&format!("           waiting for {}", said.unwrap_or_default()));
+                }
+            }
+            Shown::Rollout { story, bar } => {
+                let news = story.news(op);
+                bar.suspend(|| news.iter().for_each(|l| line(l)));
+                if op.state.is_finished() {
+                    bar.finish_and_clear();
+                } else {
+                    bar.set_message(rollout::status(op, now).join("\n"));
                 }
             }
             Shown::Lines(lines) => lines.news(op, now).iter().for_each(|l| line(l)),
@@ -97,7 +115,7 @@ impl Shown {
     /// A line beside it.
     pub fn note(&self, text: &str) {
         match self {
-            Shown::Live { bar, .. } => bar.suspend(|| note(text)),
+            Shown::Live { bar, .. } | Shown::Rollout { bar, .. } => bar.suspend(|| note(text)),
             _ => note(text),
         }
     }

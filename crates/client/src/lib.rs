@@ -18,8 +18,8 @@ use std::time::Duration;
 use curfew_core::OpId;
 pub use curfew_core::api::{
     AllocPlan, DrainPlan, DrainRequest, ExtendRequest, Gets, HeldView, InterveneRequest, KindView, NodePlan, OperationView,
-    PauseKindRequest, PlanView, Problem, QueueCountView, QueueView, SpecText, StatusView, StopRequest, SubmitRequest,
-    UndrainRequest, Who,
+    PauseKindRequest, PlanView, Problem, QueueCountView, QueueView, RevertRequest, SpecText, StatusView, SteerRequest,
+    StopRequest, SubmitRequest, UndrainRequest, Who,
 };
 use curfew_core::audit::AuditRow;
 pub use curfew_core::drain::{MaxParallel, Selection, Strategy};
@@ -124,6 +124,31 @@ impl Client {
 
     pub async fn undrain(&self, request: &UndrainRequest, idempotency_key: Option<&str>) -> Result<OperationView, Error> {
         self.change("/v1/nodes/undrain", request, idempotency_key).await
+    }
+
+    /// Promotes the canaries of the deployment that runs.
+    pub async fn promote(
+        &self,
+        job: &str,
+        request: &SteerRequest,
+        idempotency_key: Option<&str>,
+    ) -> Result<OperationView, Error> {
+        self.change(&format!("/v1/jobs/{}/promote", utf8_percent_encode(job, SEGMENT)), request, idempotency_key).await
+    }
+
+    /// Fails the deployment that runs; Nomad goes back where the job says `auto_revert`.
+    pub async fn fail(&self, job: &str, request: &SteerRequest, idempotency_key: Option<&str>) -> Result<OperationView, Error> {
+        self.change(&format!("/v1/jobs/{}/fail", utf8_percent_encode(job, SEGMENT)), request, idempotency_key).await
+    }
+
+    /// Registers an older version again: a rollout.
+    pub async fn revert(
+        &self,
+        job: &str,
+        request: &RevertRequest,
+        idempotency_key: Option<&str>,
+    ) -> Result<OperationView, Error> {
+        self.change(&format!("/v1/jobs/{}/revert", utf8_percent_encode(job, SEGMENT)), request, idempotency_key).await
     }
 
     pub async fn operation(&self, id: OpId) -> Result<OperationView, Error> {

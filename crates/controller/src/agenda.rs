@@ -122,7 +122,8 @@ mod tests {
         let mut agenda = Agenda::default();
         let wanted = |a: &Agenda| a.wanted(&config).iter().map(|w| (w.kind, w.limit)).collect::<Vec<_>>();
         let of = |kinds: &[(Kind, usize)]| {
-            [&[(Kind::Submit, 64)], kinds, &[(Kind::DrainDatacenter, 64), (Kind::Undrain, 64)]].concat()
+            let after = [Kind::DrainDatacenter, Kind::Undrain, Kind::Rollout, Kind::Deployment].map(|k| (k, 64));
+            [&[(Kind::Submit, 64)], kinds, &after].concat()
         };
         assert_eq!(wanted(&agenda), of(&[]), "standing by");
         assert!(!agenda.is_full(&config));

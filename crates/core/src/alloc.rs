@@ -60,6 +60,11 @@ pub enum EventKind {
     RestartSignaled,
     Signaling,
     WaitingForShutdownDelay,
+    Received,
+    /// Its driver, or something before it, could not start it.
+    StartFailed,
+    /// Its health check by Nomad's client ended badly.
+    Unhealthy,
     Other,
 }
 
@@ -71,6 +76,10 @@ pub struct TaskEvent {
     pub signal: i64,
     /// `Killing` only: the `kill_timeout` in force on that client, after its `max_kill_timeout` cut it (design fact 3).
     pub kill_timeout: Option<Duration>,
+    /// `Restarting` only: how long until it is started again.
+    pub delay: Option<Duration>,
+    /// In Nomad's words; kept where they say why.
+    pub text: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,4 +157,17 @@ impl Allocation {
         self.client_status == ClientStatus::Pending
             && !self.tasks.values().any(|t| t.started_at.is_some() || t.state == TaskState::Dead)
     }
+}
+
+/// An allocation with what a rollout needs beside its tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    pub alloc: Allocation,
+    pub created_at: Option<Timestamp>,
+    /// What its deployment, when it is of one, says of its health, and since when.
+    pub healthy: Option<bool>,
+    pub health_at: Option<Timestamp>,
+    pub canary: bool,
+    /// Nomad placed another one for it, or will.
+    pub rescheduled: bool,
 }

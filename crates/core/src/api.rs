@@ -20,6 +20,12 @@ pub struct SubmitRequest {
     /// For a specification that names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<Namespace>,
+    /// Not done with the registration: the operation is a `rollout` and ends with what comes of it. A plan does not mind.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watch: bool,
+    /// Only when this is the job's `JobModifyIndex` in Nomad; zero: only when there is no such job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_index: Option<u64>,
     #[serde(flatten)]
     pub who: Who,
 }
@@ -41,6 +47,27 @@ pub struct Who {
     pub actor: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// `POST /v1/jobs/{job}/promote` and `…/fail`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SteerRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// `POST /v1/jobs/{job}/revert`: registers that version's specification again, and follows what comes of it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevertRequest {
+    pub version: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
+    #[serde(flatten)]
+    pub who: Who,
 }
 
 /// `POST /v1/jobs/{job}/stop`.

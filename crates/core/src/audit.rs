@@ -21,6 +21,10 @@ pub enum Action {
     Aborted,
     JobRegistered,
     JobDeleted,
+    /// A rollout came to its end, and which.
+    RolloutEnded,
+    /// A deployment's canaries were promoted because somebody asked for it.
+    DeploymentPromoted,
     ClockArmed,
     ClockMoved,
     /// About to send SIGKILL; the answer is unknown until a later row tells it.
@@ -34,7 +38,7 @@ pub enum Action {
     NodeEligible,
     /// Nomad took a drain of a node, or a change of one.
     DrainAsked,
-    /// A deployment was failed because its author's progress deadline passed.
+    /// A deployment was failed: its author's progress deadline passed, or somebody asked for it.
     DeploymentFailed,
     /// The gc removed a dead job.
     JobPurged,
@@ -76,6 +80,8 @@ impl Action {
             Action::SigkillSent => "sigkill_sent",
             Action::SigkillFailed => "sigkill_failed",
             Action::ClockEnded => "clock_ended",
+            Action::RolloutEnded => "rollout_ended",
+            Action::DeploymentPromoted => "deployment_promoted",
             Action::DeploymentFailed => "deployment_failed",
             Action::JobPurged => "job_purged",
             Action::Succeeded => "succeeded",

@@ -22,7 +22,14 @@ impl Limits {
     /// What was accepted is tried until it is done: a kind that gives up has to say so here.
     pub(crate) fn of(kind: Kind, lease_timeout: Duration, concurrency: usize) -> Self {
         let attempts = match kind {
-            Kind::Submit | Kind::Stop | Kind::DrainNode | Kind::DrainDatacenter | Kind::Undrain | Kind::Kill => None,
+            Kind::Submit
+            | Kind::Stop
+            | Kind::DrainNode
+            | Kind::DrainDatacenter
+            | Kind::Undrain
+            | Kind::Rollout
+            | Kind::Deployment
+            | Kind::Kill => None,
         };
         let backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(15) };
         Self { lease_timeout, attempts, backoff, concurrency }

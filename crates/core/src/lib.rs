@@ -17,6 +17,8 @@ mod ids;
 pub mod kinds;
 pub mod operation;
 pub mod outcome;
+pub mod restarts;
+pub mod rollout;
 pub mod spec;
 pub mod submit;
 mod time;

@@ -23,6 +23,7 @@ use utoipa::ToSchema;
 
 use crate::clock::NodeDrain;
 use crate::drain::{DrainOptions, Moved, NodeOutcome, NodeProgress, NodeRef, Selection, SetProgress};
+use crate::rollout::RolloutView;
 use crate::{AllocId, ClientStatus, Datacenter, EvalId, JobKey, NodeId, OpId, TaskName, Timestamp, duration};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -36,14 +37,28 @@ pub enum Kind {
     DrainDatacenter,
     /// Let nodes take allocations again.
     Undrain,
+    /// Register a job and follow what becomes of it.
+    Rollout,
+    /// Promote or fail a deployment.
+    Deployment,
     /// The kill clocks. No operation is of this kind: it can be paused, and its lease is the keeper's duty.
     Kill,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [Kind::Submit, Kind::Stop, Kind::DrainNode, Kind::DrainDatacenter, Kind::Undrain, Kind::Kill];
+    pub const ALL: [Kind; 8] = [
+        Kind::Submit,
+        Kind::Stop,
+        Kind::DrainNode,
+        Kind::DrainDatacenter,
+        Kind::Undrain,
+        Kind::Rollout,
+        Kind::Deployment,
+        Kind::Kill,
+    ];
     /// Those that operations are of.
-    pub const OPERATIONS: [Kind; 5] = [Kind::Submit, Kind::Stop, Kind::DrainNode, Kind::DrainDatacenter, Kind::Undrain];
+    pub const OPERATIONS: [Kind; 7] =
+        [Kind::Submit, Kind::Stop, Kind::DrainNode, Kind::DrainDatacenter, Kind::Undrain, Kind::Rollout, Kind::Deployment];
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Submit => "submit",
@@ -51,6 +66,8 @@ impl Kind {
             Kind::DrainNode => "drain_node",
             Kind::DrainDatacenter => "drain_datacenter",
             Kind::Undrain => "undrain",
+            Kind::Rollout => "rollout",
+            Kind::Deployment => "deployment",
             Kind::Kill => "kill",
         }
     }
@@ -211,20 +228,50 @@ pub struct Demand {
     pub job_index: u64,
 }
 
+/// What is to be registered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Registering {
+    /// A Nomad job in API JSON, the submit transform already applied.
+    pub spec: Box<Value>,
+    /// The job's `JobModifyIndex` when this was asked for, zero when there was none.
+    #[serde(default)]
+    pub base_index: u64,
+    /// Only onto that one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_onto_base: bool,
+}
+
+/// What a person does to a deployment that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Steer {
+    /// Its canaries are good.
+    Promote,
+    /// Nomad goes back to the last stable version where the job says `auto_revert`.
+    Fail,
+}
+
 /// What was asked for. Written once; only a joining stop adds a demand to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Request {
-    /// Register `spec` (a Nomad job in API JSON, the submit transform already applied).
-    /// `base_index` is the job's `JobModifyIndex` when this was asked for, zero when there was none.
+    /// Register a job.
     Submit {
         target: JobKey,
-        spec: Box<Value>,
-        #[serde(default)]
-        base_index: u64,
+        #[serde(flatten)]
+        registration: Registering,
+    },
+    /// Register it, and follow the deployment that comes of it.
+    Rollout {
+        target: JobKey,
+        #[serde(flatten)]
+        registration: Registering,
     },
     /// Stop a job. Several requests for the same job join into one operation; the earlier deadline wins.
-    Stop { target: JobKey, demands: Vec<Demand> },
+    Stop {
+        target: JobKey,
+        demands: Vec<Demand>,
+    },
     /// `was_eligible` is what the drain of its set found before it made the node ineligible.
     DrainNode {
         #[serde(flatten)]
@@ -245,7 +292,16 @@ pub enum Request {
         moved: Option<Moved>,
     },
     /// `all`: also nodes that somebody else made ineligible.
-    Undrain { target: Target, nodes: Vec<NodeRef>, all: bool },
+    Undrain {
+        target: Target,
+        nodes: Vec<NodeRef>,
+        all: bool,
+    },
+    Deployment {
+        target: JobKey,
+        deployment: String,
+        steer: Steer,
+    },
 }
 
 impl Request {
@@ -256,11 +312,16 @@ impl Request {
             Request::DrainNode { .. } => Kind::DrainNode,
             Request::DrainDatacenter { .. } => Kind::DrainDatacenter,
             Request::Undrain { .. } => Kind::Undrain,
+            Request::Rollout { .. } => Kind::Rollout,
+            Request::Deployment { .. } => Kind::Deployment,
         }
     }
     pub fn target(&self) -> Target {
         match self {
-            Request::Submit { target, .. } | Request::Stop { target, .. } => target.clone().into(),
+            Request::Submit { target, .. }
+            | Request::Rollout { target, .. }
+            | Request::Deployment { target, .. }
+            | Request::Stop { target, .. } => target.clone().into(),
             Request::DrainNode { node, .. } => Target::Node { node: node.id.clone(), name: node.name.clone() },
             Request::DrainDatacenter { target, .. } | Request::Undrain { target, .. } => target.clone(),
         }
@@ -335,9 +396,11 @@ pub struct Outcome {
     pub killed: u32,
     #[serde(default)]
     pub allocations: Vec<AllocOutcome>,
-    /// `submit`: what Nomad answered.
+    /// `submit` and `rollout`: what Nomad answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registered: Option<Registered>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutView>,
     /// Drains and undrains: by node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeOutcome>,

@@ -27,6 +27,13 @@ pub enum JobType {
     SysBatch,
 }
 
+impl JobType {
+    /// Its allocations are counted by the nodes.
+    pub fn on_every_node(self) -> bool {
+        matches!(self, Self::System | Self::SysBatch)
+    }
+}
+
 /// When in an allocation's life a task runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -53,17 +60,19 @@ pub struct TaskSpec {
     pub restart: RestartPolicy,
 }
 
-/// The restart policy, as far as "did it end for good?" depends on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The restart policy: how many restarts within an interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RestartPolicy {
     pub attempts: u64,
     /// `mode = "fail"`: after the attempts it fails for good; with `delay` it never does.
     pub fail: bool,
+    pub interval: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSpec {
     pub tasks: BTreeMap<TaskName, TaskSpec>,
+    pub count: u64,
     pub shutdown_delay: Duration,
     /// The author's, kept in meta when Nomad's was raised.
     pub progress_deadline: Option<Duration>,
@@ -126,12 +135,20 @@ impl JobSpec {
 
 fn group(g: &Value, job: &Value, job_type: JobType) -> GroupSpec {
     // Nomad's default when a job is read before it was canonicalized.
-    let attempts = if matches!(job_type, JobType::Batch | JobType::SysBatch) { 3 } else { 2 };
-    let of_group = restart(&g["RestartPolicy"], RestartPolicy { attempts, fail: true });
+    let batch = matches!(job_type, JobType::Batch | JobType::SysBatch);
+    let (attempts, minutes) = if batch { (3, 24 * 60) } else { (2, 30) };
+    let interval = Duration::from_secs(minutes * 60);
+    let of_group = restart(&g["RestartPolicy"], RestartPolicy { attempts, fail: true, interval });
     let tasks = g["Tasks"].as_array().into_iter().flatten().map(|t| task(t, of_group)).map(|t| (t.name.clone(), t)).collect();
     let progress_deadline = g["Meta"][META_PROGRESS_DEADLINE].as_str().and_then(|s| duration::parse(s).ok());
     let only_on = [job, g].into_iter().chain(g["Tasks"].as_array().into_iter().flatten()).flat_map(nodes_named).collect();
-    GroupSpec { tasks, shutdown_delay: ns(&g["ShutdownDelay"]), progress_deadline, only_on }
+    GroupSpec {
+        tasks,
+        count: g["Count"].as_u64().unwrap_or(1),
+        shutdown_delay: ns(&g["ShutdownDelay"]),
+        progress_deadline,
+        only_on,
+    }
 }
 
 fn nodes_named(of: &Value) -> impl Iterator<Item = String> {
@@ -145,6 +162,7 @@ fn restart(policy: &Value, default: RestartPolicy) -> RestartPolicy {
     RestartPolicy {
         attempts: policy["Attempts"].as_u64().unwrap_or(default.attempts),
         fail: policy["Mode"].as_str().map_or(default.fail, |m| m == "fail"),
+        interval: policy["Interval"].as_u64().map_or(default.interval, Duration::from_nanos),
     }
 }
 
@@ -200,7 +218,8 @@ mod tests {
         }] });
         let spec = JobSpec::from_json(&job);
         let restart = |task: &str| spec.task("g", &task.into()).unwrap().restart;
-        assert_eq!(restart("own"), RestartPolicy { attempts: 3, fail: false });
-        assert_eq!(restart("groups"), RestartPolicy { attempts: 0, fail: true });
+        let interval = Duration::from_secs(1800);
+        assert_eq!(restart("own"), RestartPolicy { attempts: 3, fail: false, interval });
+        assert_eq!(restart("groups"), RestartPolicy { attempts: 0, fail: true, interval });
     }
 }

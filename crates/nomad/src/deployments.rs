@@ -1,11 +1,12 @@
-//! Deployments: those that run, one anew, and the call that fails one.
+//! Deployments: those that run, those of a job, one anew, and the calls that promote or fail one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use curfew_core::JobKey;
-use curfew_core::deployment::{Deployment, GroupProgress};
+use curfew_core::deployment::{Deployment, DeploymentStatus, GroupProgress};
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::client::{Call, Nomad, found};
 use crate::error::Error;
@@ -23,6 +24,15 @@ struct DeploymentWire {
     #[serde(default)]
     job_version: u64,
     status: String,
+    #[serde(default)]
+    status_description: String,
+    #[serde(default)]
+    create_index: u64,
+    #[serde(default)]
+    modify_index: u64,
+    /// Nanoseconds; older servers send none.
+    #[serde(default)]
+    modify_time: i64,
     task_groups: Option<BTreeMap<String, GroupWire>>,
 }
 
@@ -34,9 +44,12 @@ struct GroupWire {
     progress_deadline: u64,
     require_progress_by: Option<String>,
     promoted: bool,
+    auto_promote: bool,
     desired_canaries: u64,
     desired_total: u64,
+    placed_allocs: u64,
     healthy_allocs: u64,
+    unhealthy_allocs: u64,
 }
 
 impl From<DeploymentWire> for Deployment {
@@ -46,15 +59,29 @@ impl From<DeploymentWire> for Deployment {
             // An instant that cannot be read is no reason to fail anything.
             require_progress_by: wire::instant(g.require_progress_by.as_deref()).unwrap_or_default(),
             desired: g.desired_total,
+            placed: g.placed_allocs,
             healthy: g.healthy_allocs,
+            unhealthy: g.unhealthy_allocs,
             canaries: g.desired_canaries,
             promoted: g.promoted,
+            auto_promote: g.auto_promote,
         };
         Self {
             id: w.id,
             key: JobKey::new(w.namespace, w.job_id),
             job_version: w.job_version,
-            running: w.status == "running",
+            status: match w.status.as_str() {
+                "running" => DeploymentStatus::Running,
+                "paused" => DeploymentStatus::Paused,
+                "successful" => DeploymentStatus::Successful,
+                "failed" => DeploymentStatus::Failed,
+                "cancelled" => DeploymentStatus::Cancelled,
+                _ => DeploymentStatus::Other,
+            },
+            description: w.status_description,
+            create_index: w.create_index,
+            modify_index: w.modify_index,
+            modified_at: wire::moment(w.modify_time),
             groups: w.task_groups.unwrap_or_default().into_iter().map(|(name, g)| (name, group(g))).collect(),
         }
     }
@@ -78,5 +105,18 @@ impl Nomad {
     /// refused in Nomad's words.
     pub async fn fail_deployment(&self, id: &str) -> Result<(), Error> {
         self.send(Call::new(Route::FailDeployment, &[id])).await.map(|_| ())
+    }
+
+    /// Those of the job as it was created last, in no order. An unknown job has none.
+    pub async fn job_deployments(&self, key: &JobKey) -> Result<Vec<Deployment>, Error> {
+        let call = Call::new(Route::JobDeployments, &[key.job.as_str()]).namespace(&key.namespace);
+        let all: Option<Vec<DeploymentWire>> = self.send(call).await?.json()?;
+        Ok(all.unwrap_or_default().into_iter().map(Deployment::from).collect())
+    }
+
+    /// Promotes the canaries of every group. Nomad refuses it while one of them is not healthy.
+    pub async fn promote_deployment(&self, id: &str) -> Result<(), Error> {
+        let body = json!({ "DeploymentID": id, "All": true });
+        self.send(Call::new(Route::PromoteDeployment, &[id]).json(&body)).await.map(|_| ())
     }
 }

@@ -1,5 +1,6 @@
 //! Jobs: parse, plan, register, read, delete. A job stays JSON on its way, so that no field is lost.
 
+use curfew_core::alloc::Placed;
 use curfew_core::gc::PurgeOrder;
 use curfew_core::{Allocation, EvalId, JobKey, Namespace};
 use serde::Deserialize;
@@ -156,5 +157,12 @@ impl Nomad {
         let call = Call::new(Route::JobAllocations, &[key.job.as_str()]).namespace(&key.namespace).query("all", "true");
         let answer = self.send(call).await?;
         wire::allocations(&answer.body).map_err(|why| answer.unlike_nomad(&why))
+    }
+
+    /// The allocations of the job as it was created last, with what a rollout needs.
+    pub async fn placed(&self, key: &JobKey) -> Result<Vec<Placed>, Error> {
+        let call = Call::new(Route::JobAllocations, &[key.job.as_str()]).namespace(&key.namespace);
+        let answer = self.send(call).await?;
+        wire::placed(&answer.body).map_err(|why| answer.unlike_nomad(&why))
     }
 }

@@ -55,6 +55,8 @@ routes! {
     JobVersions: "GET" "/v1/job/:job/versions" needs "namespace capability read-job";
     DeleteJob: "DELETE" "/v1/job/:job" needs "namespace capability submit-job";
     JobAllocations: "GET" "/v1/job/:job/allocations" needs "namespace capability read-job";
+    JobDeployments: "GET" "/v1/job/:job/deployments" needs "namespace capability read-job";
+    JobEvaluations: "GET" "/v1/job/:job/evaluations" needs "namespace capability read-job";
     Jobs: "GET" "/v1/jobs" needs "namespace capability list-jobs";
     DispatchJob: "PUT" "/v1/job/:job/dispatch" needs "namespace capability dispatch-job";
     Allocations: "GET" "/v1/allocations" needs "namespace capability read-job";
@@ -64,6 +66,7 @@ routes! {
     Deployments: "GET" "/v1/deployments" needs "namespace capability read-job";
     Deployment: "GET" "/v1/deployment/:deployment" needs "namespace capability read-job";
     FailDeployment: "PUT" "/v1/deployment/fail/:deployment" needs "namespace capability submit-job";
+    PromoteDeployment: "PUT" "/v1/deployment/promote/:deployment" needs "namespace capability submit-job";
     Nodes: "GET" "/v1/nodes" needs "node policy read";
     Node: "GET" "/v1/node/:node" needs "node policy read";
     NodeAllocations: "GET" "/v1/node/:node/allocations" needs "node policy read, and namespace capability read-job in every namespace";
@@ -85,6 +88,7 @@ impl Route {
                 | Self::DispatchJob
                 | Self::Signal
                 | Self::FailDeployment
+                | Self::PromoteDeployment
                 | Self::NodeDrain
                 | Self::NodeEligibility
         )

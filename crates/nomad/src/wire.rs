@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use curfew_core::alloc::Placed;
 use curfew_core::spec::JobSpec;
 use curfew_core::{AllocId, Allocation, ClientStatus, Desired, EventKind, Task, TaskEvent, TaskName, TaskState, Timestamp};
 use serde::Deserialize;
@@ -46,7 +47,22 @@ pub(crate) struct AllocationWire {
     modify_index: u64,
     #[serde(default)]
     modify_time: i64,
+    #[serde(default)]
+    create_time: i64,
+    deployment_status: Option<HealthWire>,
+    #[serde(default)]
+    next_allocation: String,
+    #[serde(rename = "FollowupEvalID", default)]
+    followup_eval_id: String,
     job: Option<Value>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct HealthWire {
+    healthy: Option<bool>,
+    timestamp: Option<String>,
+    canary: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -82,6 +98,10 @@ struct EventWire {
     signal: i64,
     #[serde(default)]
     kill_timeout: i64,
+    #[serde(default)]
+    start_delay: i64,
+    #[serde(default)]
+    display_message: String,
 }
 
 /// Reads a list. The whole of it in one pass; element by element only when that fails.
@@ -109,6 +129,20 @@ pub(crate) fn allocations(body: &[u8]) -> Result<(Vec<Allocation>, Vec<BadAlloca
         }
     }
     Ok((good, bad))
+}
+
+/// A list, with what a rollout needs. One that cannot be read fails it: nothing follows from half of a rollout.
+pub(crate) fn placed(body: &[u8]) -> Result<Vec<Placed>, String> {
+    let list: Option<Vec<AllocationWire>> = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    let one = |mut wire: AllocationWire| {
+        let health = wire.deployment_status.take().unwrap_or_default();
+        let created_at = moment(wire.create_time);
+        let rescheduled = !wire.next_allocation.is_empty() || !wire.followup_eval_id.is_empty();
+        let health_at = instant(health.timestamp.as_deref())?;
+        let (alloc, _) = allocation(wire)?;
+        Ok(Placed { alloc, created_at, healthy: health.healthy, health_at, canary: health.canary, rescheduled })
+    };
+    list.unwrap_or_default().into_iter().map(one).collect()
 }
 
 /// Maps one allocation, and its job when it came with it.
@@ -187,10 +221,17 @@ fn event(wire: EventWire) -> TaskEvent {
         "Restart Signaled" => EventKind::RestartSignaled,
         "Signaling" => EventKind::Signaling,
         "Waiting for shutdown delay" => EventKind::WaitingForShutdownDelay,
+        "Received" => EventKind::Received,
+        "Driver Failure" | "Setup Failure" | "Failed Artifact Download" | "Failed Validation" => EventKind::StartFailed,
+        "Alloc Unhealthy" => EventKind::Unhealthy,
         _ => EventKind::Other,
     };
     let kill_timeout = (kind == EventKind::Killing).then(|| u64::try_from(wire.kill_timeout).ok()).flatten().filter(|ns| *ns > 0);
+    let delay = (kind == EventKind::Restarting).then(|| u64::try_from(wire.start_delay).ok()).flatten();
+    let says_why = matches!(kind, EventKind::NotRestarting | EventKind::StartFailed | EventKind::Unhealthy);
     TaskEvent {
+        delay: delay.map(Duration::from_nanos),
+        text: says_why.then(|| wire.display_message.into()),
         kind,
         at: micros(wire.time),
         exit_code: wire.exit_code,

@@ -128,7 +128,7 @@ fn set_until(op: &mut Operation, until: Timestamp, by: &By, detail: &mut Map<Str
             op.progress.demands_sent = if all_sent { demands.len() } else { 0 };
         }
         Request::DrainNode { moved, .. } | Request::DrainDatacenter { moved, .. } => *moved = Some(Moved { at: by.at, until }),
-        Request::Submit { .. } | Request::Undrain { .. } => {
+        Request::Submit { .. } | Request::Undrain { .. } | Request::Rollout { .. } | Request::Deployment { .. } => {
             let why = format!("a {} has no deadline to move", op.kind().as_str());
             return Err(StoreError::Refused { id: op.id, why });
         }
@@ -225,7 +225,8 @@ pub(crate) fn settle_pause(op: &mut Operation) {
     let clocks = match op.kind() {
         Kind::Stop | Kind::DrainNode => "; its clocks run on",
         Kind::DrainDatacenter => "; the nodes that drain go on",
-        Kind::Submit | Kind::Undrain | Kind::Kill => "",
+        Kind::Rollout => "; Nomad goes on with what it took",
+        Kind::Submit | Kind::Undrain | Kind::Deployment | Kind::Kill => "",
     };
     op.waiting_for = Some(format!("somebody to resume it: {} paused it{clocks}", by.actor));
 }

@@ -59,6 +59,8 @@ const CALLS: &[Needs] = &[
     (Method::GET, "/v1/job/:job/versions", READ),
     (Method::DELETE, "/v1/job/:job", SUBMIT),
     (Method::GET, "/v1/job/:job/allocations", READ),
+    (Method::GET, "/v1/job/:job/deployments", READ),
+    (Method::GET, "/v1/job/:job/evaluations", READ),
     (Method::GET, "/v1/allocations", READ),
     (Method::GET, "/v1/allocation/:alloc", READ),
     (Method::PUT, "/v1/client/allocation/:alloc/signal", LIFECYCLE),
@@ -66,6 +68,7 @@ const CALLS: &[Needs] = &[
     (Method::GET, "/v1/deployments", READ),
     (Method::GET, "/v1/deployment/:deployment", READ),
     (Method::PUT, "/v1/deployment/fail/:deployment", SUBMIT),
+    (Method::PUT, "/v1/deployment/promote/:deployment", SUBMIT),
     (Method::GET, "/v1/nodes", NODE_READ),
     (Method::GET, "/v1/node/:node", NODE_READ),
     // What a namespace hides is left out, without an error.

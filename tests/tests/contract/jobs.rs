@@ -107,9 +107,13 @@ pub async fn registering_the_same_twice(on: On) {
     let job = unique("same");
     let spec = service(&job, vec![task("t", POLITE)]);
     let alloc = on.start(&spec).await;
-    on.register(&spec).await.ok();
+    let before = on.get(&format!("/v1/job/{job}")).await.ok().body;
+    let again = on.register(&spec).await.ok().body;
     let now = on.get(&format!("/v1/job/{job}")).await.ok().body;
-    assert_eq!(now["Version"], 0);
+    assert_eq!((&now["Version"], &now["JobModifyIndex"]), (&json!(0), &before["JobModifyIndex"]));
+    // An index that no version has: so it is told that there was nothing to do.
+    assert_eq!(again["JobModifyIndex"], before["ModifyIndex"], "{again}");
+    assert!(again["JobModifyIndex"].as_u64() > now["JobModifyIndex"].as_u64(), "{again}");
     curfew_tests::wait::always(s(1), "that nothing changes", async || {
         let all = on.allocs(&job).await?;
         if all.len() == 1 && id(&all[0]) == id(&alloc) { Ok(()) } else { Err(brief(&all)) }

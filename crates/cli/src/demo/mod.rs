@@ -297,7 +297,10 @@ impl Demo {
         // An id of its own, so that on somebody's cluster it meets nobody's job.
         let spec = spec.replacen(&format!("job \"poller-{name}\""), &format!("job \"{}\"", id(name)), 1);
         let who = job::who(Some("curfew demo".into()));
-        let op = self.client.submit(&SubmitRequest { spec: SpecText::Hcl(spec), namespace: None, who }, None).await?;
+        let op = self
+            .client
+            .submit(&SubmitRequest { spec: SpecText::Hcl(spec), namespace: None, watch: false, check_index: None, who }, None)
+            .await?;
         let op = self.client.wait(op.id, PLACED_IN).await?;
         for w in &op.warnings {
             self.say(&format!("{}: warning: {w}", id(name)));

@@ -60,7 +60,14 @@ impl Book {
             (Request::Stop { .. }, false) => self.stop_opened(op, now, fx),
             (Request::DrainNode { node, .. }, true) => self.drain_closed(op.id, &node.id, now, fx),
             (Request::DrainNode { .. }, false) => self.drain_opened(op, now, fx),
-            (Request::Submit { .. } | Request::DrainDatacenter { .. } | Request::Undrain { .. }, _) => {}
+            (
+                Request::Submit { .. }
+                | Request::DrainDatacenter { .. }
+                | Request::Undrain { .. }
+                | Request::Rollout { .. }
+                | Request::Deployment { .. },
+                _,
+            ) => {}
         }
     }
 

@@ -7,7 +7,7 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use curfew_core::api::{OperationView, PlanView, SpecText, StopRequest, SubmitRequest};
-use curfew_core::operation::{Demand, Request, nominal_deadline};
+use curfew_core::operation::{Demand, Registering, Request, nominal_deadline};
 use curfew_core::spec::{JobSpec, META_MANAGED, META_OPERATION};
 use curfew_core::submit::{Submission, SubmitPolicy, transform, unwrap_spec};
 use curfew_core::{JobKey, Namespace, OpId, duration};
@@ -19,7 +19,7 @@ use super::description::Key;
 use super::problem::Refusal;
 use super::{Body, Named, Peer, Rpc, actor};
 
-struct Prepared {
+pub(super) struct Prepared {
     id: OpId,
     submission: Submission,
     /// The job's `JobModifyIndex` in Nomad now; zero when there is none.
@@ -28,7 +28,7 @@ struct Prepared {
 
 impl Rpc {
     /// The namespace that was asked for, else the controller's. `*` is every namespace in lists and none for a job.
-    fn namespace(&self, asked: Option<Namespace>) -> Result<Namespace, Refusal> {
+    pub(super) fn namespace(&self, asked: Option<Namespace>) -> Result<Namespace, Refusal> {
         let namespace = asked.unwrap_or_else(|| self.nomad.config().namespace.clone());
         match namespace.as_str() {
             "" | "*" => Err(Refusal::bad_request(format!("\"{namespace}\" is not one namespace; name the job's"))),
@@ -41,7 +41,10 @@ impl Rpc {
             SpecText::Hcl(text) => self.nomad.parse_hcl(&text).await?,
             SpecText::Json(json) => json,
         };
-        let job = unwrap_spec(job)?;
+        self.prepare_json(unwrap_spec(job)?, namespace).await
+    }
+
+    pub(super) async fn prepare_json(&self, job: Value, namespace: Option<Namespace>) -> Result<Prepared, Refusal> {
         let id = OpId::new(self.clock.now());
         let namespace = self.namespace(namespace)?;
         let policy = SubmitPolicy::from(&*self.config);
@@ -85,19 +88,36 @@ pub async fn submit(
     let idempotency = idempotency(&headers, "submit", &request)?;
     let who = request.who;
     let prepared = rpc.prepare(request.spec, request.namespace).await?;
-    let Submission { job, key, warnings, .. } = prepared.submission;
-    rpc.create(NewOperation {
-        id: prepared.id,
-        parent: None,
-        request: Request::Submit { target: key, spec: Box::new(job), base_index: prepared.base_index },
-        actor: actor(&who, peer),
-        reason: who.reason,
-        at: rpc.clock.now(),
-        deadline: None,
-        warnings,
-        idempotency,
-    })
-    .await
+    let base = prepared.base_index;
+    if let Some(index) = request.check_index.filter(|i| *i != base) {
+        let key = &prepared.submission.key;
+        return Err(Refusal::changed(match base {
+            0 => format!("there is no job {key} in Nomad; --check-index {index} wants one, 0 wants none"),
+            _ => format!(
+                "job {key} has the index {base} in Nomad, not {index}: somebody changed it. Look at it (curfew job plan), then use that index"
+            ),
+        }));
+    }
+    let only_onto_base = request.check_index.is_some();
+    rpc.registering(prepared, request.watch, only_onto_base, actor(&who, peer), who.reason, idempotency).await
+}
+
+impl Rpc {
+    pub(super) async fn registering(
+        &self,
+        prepared: Prepared,
+        watch: bool,
+        only_onto_base: bool,
+        actor: String,
+        reason: Option<String>,
+        idempotency: Option<(String, String)>,
+    ) -> Result<Response, Refusal> {
+        let Submission { job, key: target, warnings, .. } = prepared.submission;
+        let registration = Registering { spec: Box::new(job), base_index: prepared.base_index, only_onto_base };
+        let request = if watch { Request::Rollout { target, registration } } else { Request::Submit { target, registration } };
+        let (id, at) = (prepared.id, self.clock.now());
+        self.create(NewOperation { id, parent: None, request, actor, reason, at, deadline: None, warnings, idempotency }).await
+    }
 }
 
 /// What a submit would change, and Nomad's own plan of it. Nothing is written down.

@@ -8,6 +8,7 @@ mod jobs;
 mod operations;
 mod probes;
 mod problem;
+mod rollouts;
 mod server;
 
 use std::net::SocketAddr;
@@ -57,6 +58,9 @@ fn routes() -> OpenApiRouter<Rpc> {
         .routes(routes!(jobs::submit))
         .routes(routes!(jobs::plan))
         .routes(routes!(jobs::stop))
+        .routes(routes!(rollouts::promote))
+        .routes(routes!(rollouts::fail))
+        .routes(routes!(rollouts::revert))
         .routes(routes!(drains::drain))
         .routes(routes!(drains::undrain))
         .routes(routes!(operations::list))

@@ -35,6 +35,15 @@ impl Refusal {
     pub fn no_such_job(detail: String) -> Self {
         Self { status: StatusCode::NOT_FOUND, slug: "no-such-job", title: "No such job", detail }
     }
+    pub fn changed(detail: String) -> Self {
+        Self { status: StatusCode::CONFLICT, slug: "changed", title: "The job was changed by somebody else", detail }
+    }
+    pub fn no_deployment(detail: String) -> Self {
+        Self { status: StatusCode::CONFLICT, slug: "no-deployment", title: "No deployment of the job runs", detail }
+    }
+    pub fn no_such_version(detail: String) -> Self {
+        Self { status: StatusCode::NOT_FOUND, slug: "no-such-version", title: "Nomad has no such version of the job", detail }
+    }
     pub fn no_such_node(detail: String) -> Self {
         Self { status: StatusCode::NOT_FOUND, slug: "no-such-node", title: "No such node", detail }
     }

@@ -6,6 +6,8 @@
 
 pub(crate) mod drain_node;
 pub(crate) mod drain_set;
+mod rollout;
+mod steer;
 mod stop;
 mod submit;
 mod undrain;
@@ -56,7 +58,9 @@ pub struct Done {
 impl Tools {
     pub async fn step(&self, op: &Operation) -> Done {
         let done = match &op.request {
-            Request::Submit { target, spec, base_index } => self.submit(op, target, spec, *base_index).await,
+            Request::Submit { target, registration } => self.submit(op, target, registration).await,
+            Request::Rollout { target, registration } => self.rollout(op, target, registration).await,
+            Request::Deployment { target, deployment, steer } => self.steer(op, target, deployment, *steer).await,
             Request::Stop { target, demands } => self.stop(op, target, demands).await,
             Request::DrainNode { node, options, was_eligible, .. } => self.drain_node(op, node, options, *was_eligible).await,
             Request::DrainDatacenter { selection, nodes, options, .. } => self.drain_set(op, selection, nodes, options).await,

@@ -18,7 +18,7 @@ fn secs(s: u64) -> Duration {
 }
 
 fn event(kind: EventKind, ms: i64) -> TaskEvent {
-    TaskEvent { kind, at: at(ms), exit_code: 0, signal: 0, kill_timeout: None }
+    TaskEvent { kind, at: at(ms), exit_code: 0, signal: 0, kill_timeout: None, delay: None, text: None }
 }
 fn exited(ms: i64, code: i64) -> TaskEvent {
     TaskEvent { exit_code: code, ..event(EventKind::Terminated, ms) }
@@ -63,7 +63,7 @@ fn task_spec(name: &str, role: Role) -> TaskSpec {
         stop_timeout: Some(secs(2)),
         kill_timeout: secs(86_400),
         shutdown_delay: Duration::ZERO,
-        restart: RestartPolicy { attempts: 0, fail: true },
+        restart: RestartPolicy { attempts: 0, fail: true, ..RestartPolicy::default() },
     }
 }
 
@@ -73,7 +73,7 @@ fn restarted_by(spec: &mut JobSpec, restart: RestartPolicy) {
 
 fn job(job_type: JobType, tasks: Vec<TaskSpec>) -> JobSpec {
     let tasks: BTreeMap<_, _> = tasks.into_iter().map(|t| (t.name.clone(), t)).collect();
-    let group = GroupSpec { tasks, shutdown_delay: Duration::ZERO, progress_deadline: None, only_on: vec![] };
+    let group = GroupSpec { tasks, count: 1, shutdown_delay: Duration::ZERO, progress_deadline: None, only_on: vec![] };
     JobSpec {
         managed: true,
         job_type,
@@ -428,7 +428,7 @@ fn a_task_that_will_be_restarted_tells_nobody() {
     let mut leader = task_spec("main", Role::Main);
     leader.leader = true;
     let mut spec = job(JobType::Service, vec![leader, task_spec("t", Role::Main)]);
-    let policy = |attempts, fail| RestartPolicy { attempts, fail };
+    let policy = |attempts, fail| RestartPolicy { attempts, fail, ..RestartPolicy::default() };
     let a = |restarts| {
         let main = Task { restarts, ..running(vec![exited(3 * S, 1)]) };
         alloc(Desired::Run, ClientStatus::Running, vec![("main", main), ("t", running(vec![]))])
@@ -571,7 +571,7 @@ proptest! {
     fn no_clock_without_a_sign(a in any_task(), b in any_task(), attempts in 0..3u64, batch: bool, now in 0..100_000i64) {
         let job_type = if batch { JobType::Batch } else { JobType::Service };
         let mut spec = job(job_type, vec![task_spec("a", Role::Main), task_spec("b", Role::Main)]);
-        restarted_by(&mut spec, RestartPolicy { attempts, fail: true });
+        restarted_by(&mut spec, RestartPolicy { attempts, fail: true, ..RestartPolicy::default() });
         let al = alloc(Desired::Run, ClientStatus::Running, vec![("a", a), ("b", b)]);
         for c in derive_at(&al, &spec, &[], &[], now).clocks {
             let own = &al.tasks[&c.key.task];

@@ -37,7 +37,7 @@ fn settings() -> Settings {
 
 fn spec(managed: bool) -> JobSpec {
     let task = |name: &str, role, leader| {
-        let restart = RestartPolicy { attempts: 0, fail: true };
+        let restart = RestartPolicy { attempts: 0, fail: true, ..RestartPolicy::default() };
         let spec = TaskSpec {
             name: name.into(),
             driver: "raw_exec".into(),
@@ -51,7 +51,8 @@ fn spec(managed: bool) -> JobSpec {
         (spec.name.clone(), spec)
     };
     let tasks = [task("a", Role::Main, false), task("b", Role::Main, true), task("c", Role::Sidecar, false)];
-    let group = GroupSpec { tasks: tasks.into(), shutdown_delay: Duration::ZERO, progress_deadline: None, only_on: vec![] };
+    let group =
+        GroupSpec { tasks: tasks.into(), count: 1, shutdown_delay: Duration::ZERO, progress_deadline: None, only_on: vec![] };
     JobSpec {
         managed,
         job_type: JobType::Service,
@@ -66,7 +67,7 @@ fn spec(managed: bool) -> JobSpec {
 }
 
 fn event(kind: EventKind, s: i64, exit_code: i64) -> TaskEvent {
-    TaskEvent { kind, at: at(s), exit_code, signal: 0, kill_timeout: None }
+    TaskEvent { kind, at: at(s), exit_code, signal: 0, kill_timeout: None, delay: None, text: None }
 }
 
 fn alloc(id: usize, desired: Desired, client_status: ClientStatus, tasks: BTreeMap<crate::TaskName, Task>) -> Allocation {

@@ -123,18 +123,12 @@ pub(crate) fn fail(s: &mut State, d: &Deployment, why: &str) -> Failed {
     failed.status = DeploymentStatus::Failed;
     failed.description = description;
     s.put_deployment(failed);
-    let (mut eval_id, mut eval_index) = (String::new(), index);
     let reverted = stable.filter(|_| !same);
-    if reverted.is_none() {
-        (eval_id, eval_index) = evaluate(s, d);
-    }
+    let (eval_id, eval_index) = match reverted.and_then(|version| jobs::roll_back(s, &d.job, version, index)) {
+        Some(r) => (r.eval_id, r.eval_index),
+        None => evaluate(s, d),
+    };
     s.commit();
-    let mut index = index;
-    if let Some(version) = reverted
-        && let Some(r) = jobs::revert(s, &d.job, version, "deployment-watcher")
-    {
-        (eval_id, eval_index, index) = (r.eval_id, r.eval_index, r.index);
-    }
     Failed { eval_id, eval_index, reverted, index }
 }
 

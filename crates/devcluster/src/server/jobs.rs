@@ -17,11 +17,19 @@ pub(crate) struct Registered {
 /// Stores a job in the server's form and has it looked at; `trigger` says why.
 pub(crate) fn register(s: &mut State, value: Value, trigger: &'static str) -> Registered {
     let index = s.begin("JobRegistered");
-    let job = store(s, value, index, false);
-    let (eval_id, eval_index) = evaluate(s, &job, trigger);
+    let (job, registered) = write(s, value, index, trigger);
     s.commit();
     super::periodic::schedule(s, &job);
-    Registered { eval_id, eval_index, job_modify_index: job.job_modify_index, index }
+    registered
+}
+
+/// The same within the running transaction.
+fn write(s: &mut State, value: Value, index: u64, trigger: &'static str) -> (Arc<Job>, Registered) {
+    let job = store(s, value, index, false);
+    let (eval_id, eval_index) = evaluate(s, &job, trigger);
+    // Of a job that it has already Nomad answers with its other index.
+    let job_modify_index = if job.job_modify_index == index { index } else { job.modify_index };
+    (job, Registered { eval_id, eval_index, job_modify_index, index })
 }
 
 /// `anew` makes a new version of a specification that did not change.
@@ -37,10 +45,8 @@ fn store(s: &mut State, mut value: Value, index: u64, anew: bool) -> Arc<Job> {
     let submitted = scrub(&value);
     let unchanged = !anew && old.as_ref().is_some_and(|o| !o.stop && scrub(&o.value) == submitted);
     if unchanged && let Some(old) = old {
-        // The same again: a new evaluation, no new version.
-        let mut job = Job::clone(&old);
-        job.submit_time = now;
-        return s.put_job(job, false);
+        // The same again: a new evaluation, and the job is not touched.
+        return old;
     }
     let job = Job {
         spec: Arc::new(spec),
@@ -236,6 +242,12 @@ pub(crate) fn revert(s: &mut State, key: &JobKey, version: u64, trigger: &'stati
     let entry = s.jobs.get(key)?;
     let old = entry.versions.iter().find(|v| v.version == version)?.clone();
     Some(register(s, Value::clone(&old.value), trigger))
+}
+
+/// The same within the transaction that fails a deployment.
+pub(crate) fn roll_back(s: &mut State, key: &JobKey, version: u64, index: u64) -> Option<Registered> {
+    let old = s.jobs.get(key)?.versions.iter().find(|v| v.version == version)?.clone();
+    Some(write(s, Value::clone(&old.value), index, "deployment-watcher").1)
 }
 
 /// A wish to change a group's count, or only a message about it.

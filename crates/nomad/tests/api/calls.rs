@@ -315,7 +315,10 @@ async fn evaluations_nodes_validation_and_leader() {
     let eval = r#"{"ID":"e1","Namespace":"games","JobID":"j","Status":"blocked","TriggeredBy":"job-register","FailedTGAllocs":{"g":{"x":1}},"BlockedEval":"","NextEval":"n","ModifyIndex":9}"#;
     let (n, _) = nomad(move |_| respond(200, eval));
     let e = n.evaluation(&"e1".into()).await.unwrap().unwrap();
-    assert_eq!((e.key, e.state, e.failed_groups), (JobKey::new("games", "j"), EvalState::Blocked, vec!["g".to_owned()]));
+    assert_eq!(
+        (e.key, e.state, e.failed_groups.into_keys().collect::<Vec<_>>()),
+        (JobKey::new("games", "j"), EvalState::Blocked, vec!["g".to_owned()])
+    );
     assert_eq!((e.blocked_eval, e.next_eval), (None, Some("n".into())));
     let (n, _) = nomad(|_| respond(404, "eval not found"));
     assert_eq!(n.evaluation(&"e1".into()).await.unwrap(), None);

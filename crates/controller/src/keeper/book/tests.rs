@@ -31,7 +31,7 @@ fn spec(index: u64, stop_timeout: &str) -> JobSpec {
 }
 
 fn event(kind: EventKind, ms: i64) -> TaskEvent {
-    TaskEvent { kind, at: at(ms), exit_code: 0, signal: 0, kill_timeout: None }
+    TaskEvent { kind, at: at(ms), exit_code: 0, signal: 0, kill_timeout: None, delay: None, text: None }
 }
 
 struct Shown {

@@ -395,8 +395,8 @@ fn trouble(view: &RolloutView) -> Option<String> {
     let told = all.filter_map(|h| {
         let task = h.task.as_ref().map_or(String::new(), |t| format!("task {t} "));
         let restarts = |h: &super::Happening| {
-            let of_task = view.groups.values().flat_map(|g| &g.timeline).filter(|r| r.alloc == h.alloc && r.task == h.task);
-            let last = of_task.filter(|r| matches!(r.what, What::Restarting { .. })).last()?;
+            let mut of_task = view.groups.values().flat_map(|g| &g.timeline).filter(|r| r.alloc == h.alloc && r.task == h.task);
+            let last = of_task.rfind(|r| matches!(r.what, What::Restarting { .. }))?;
             let What::Restarting { number, of, within, .. } = last.what else { return None };
             Some(format!(", restart {number} of {of} in {}", duration::human(within)))
         };

@@ -137,6 +137,7 @@ impl Things {
             "/v1/client/allocation/:alloc/signal" => json!({ "Signal": "SIGCONT", "Task": "t" }),
             "/v1/node/:node/eligibility" => json!({ "Eligibility": "eligible" }),
             "/v1/node/:node/drain" => json!({ "DrainSpec": null, "MarkEligible": true }),
+            "/v1/deployment/promote/:deployment" => json!({ "DeploymentID": self.deployment, "All": true }),
             _ => json!({}),
         };
         on.call(method.clone(), &path, (*method != Method::GET && *method != Method::DELETE).then_some(&body)).await

@@ -43,7 +43,7 @@ impl Controller {
         Self {
             dir: TempDir::with_prefix("curfew-test-controller-").unwrap(),
             database: None,
-            url: None,
+            url: env.iter().find(|(k, _)| *k == "CURFEW_DATABASE").map(|(_, url)| (*url).to_owned()),
             nomad: nomad.into(),
             env: env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             port,

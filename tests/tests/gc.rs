@@ -9,6 +9,7 @@ use curfew_tests::cluster::Kind;
 use curfew_tests::command::{Ran, curfew};
 use curfew_tests::jobs::{IMPOLITE, POLITE, batch, nanos, on, service, task, with};
 use curfew_tests::lab::{Lab, PATIENCE, Running, unique};
+use curfew_tests::postgres::Server;
 use curfew_tests::process::Proc;
 use curfew_tests::run::Given;
 use curfew_tests::wait::{clock_passes, eventually};
@@ -343,6 +344,38 @@ pub async fn a_live_stop_is_the_controllers(given: Given) {
     let database = format!("sqlite:{}", lab.curfew.database().display());
     gc(&lab, &["--yes", "--database", &database]).await.code(1).says(&["in use by"]);
     lab.stop(&id, &["--stop-timeout", "1s"]).await.code(0);
+}
+
+/// While the kill clocks are paused a gc kills nobody either: it asks the controller, or reads the database when that is gone.
+/// The database is PostgreSQL, where it may read beside a controller.
+pub async fn paused_clocks_are_paused_for_it_too(given: Given) {
+    let Some(server) = Server::start(given.name()) else {
+        given.skip("PostgreSQL is not installed");
+        return;
+    };
+    let mut lab = given.own_with(&[("CURFEW_DATABASE", &server.url())]).await;
+    let id = unique("paused");
+    let running = lab.start(&impolite(&id)).await;
+    lab.run(&["kind", "pause", "kill", "--yes-really", "--reason", "an incident"]).run().await.code(0);
+    lab.stop_detached(&id, &["--stop-timeout", "1s"]).await;
+    clock_passes(told(&lab, &running.alloc).await + s(4), "its clock, and the grace").await;
+    let left = async |ran: Ran| {
+        let ran = ran.code(3);
+        assert!(ran.stdout.contains("the kill clocks are paused by"), "{ran}");
+        assert_eq!(of(&ran, &[&id]), rows([("past_clock", &id, "left")]), "{ran}");
+        assert!(running.task("t").lives(), "{ran}");
+    };
+    let args = ["gc", "--json", "--yes", "--grace", "1s"];
+    left(lab.run(&args).env("NOMAD_ADDR", lab.proxy().addr()).run().await).await;
+    let url = server.url();
+    let beside = ["--yes", "--grace", "1s", "--database", &url];
+    left(gc(&lab, &beside).await).await;
+    lab.own().kill().await;
+    left(gc(&lab, &beside).await).await;
+    lab.own().restart().await;
+    lab.run(&["kind", "resume", "kill"]).run().await.code(0);
+    running.task("t").death(PATIENCE, "the task").await;
+    gc(&lab, &beside).await.code(0);
 }
 
 /// With a controller a stop is an operation like any other, with the gc's name and reason.

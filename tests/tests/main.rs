@@ -95,7 +95,7 @@ fn main() {
         BOTH: gc::a_lost_controller_and_a_lost_database, gc::leftovers_of_every_kind, gc::more_than_the_cap, gc::two_at_once,
             gc::a_purge_never_hides_a_living_task, gc::a_node_that_is_away, gc::a_live_stop_is_the_controllers,
             gc::beside_the_controller, gc::the_jobspec, gc::a_child_is_stopped_through_the_controller,
-            gc::leftovers_of_operations;
+            gc::leftovers_of_operations, gc::paused_clocks_are_paused_for_it_too;
         NONE: gc::without_a_terminal_it_wants_a_word;
         NONE: runbooks::every_page_is_run;
         DEV: runbooks::getting_started, runbooks::drain_a_datacenter, runbooks::stop_the_controller, runbooks::pause_a_kind, runbooks::stuck_operation,

@@ -122,8 +122,13 @@ impl Known {
 
     /// Who paused the kill clocks. Nobody sends SIGKILL then, a gc no more than a controller.
     pub(crate) async fn kill_paused(&self) -> Result<Option<By>, Error> {
-        let Known::Database(store) = self else { return Ok(None) };
-        Ok(store.kinds().await?.into_iter().find(|row| row.kind == Kind::Kill).and_then(|row| row.pause))
+        Ok(match self {
+            Known::Nothing => None,
+            Known::Database(store) => {
+                store.kinds().await?.into_iter().find(|row| row.kind == Kind::Kill).and_then(|row| row.pause)
+            }
+            Known::Controller(client) => client.kinds().await?.into_iter().find(|k| k.kind == Kind::Kill).and_then(|k| k.pause),
+        })
     }
 
     /// Removes what is past its retention, a batch at a time; `None` when it is not this gc's to do.

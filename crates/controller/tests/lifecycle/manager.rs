@@ -120,11 +120,12 @@ async fn a_loop_that_hangs_stops_the_petting_and_one_that_waits_for_nomad_does_n
     let pets = manager.heard("WATCHDOG=1").len();
     let since = Instant::now();
     until("three intervals without a pet", async || since.elapsed() > 3 * WATCHDOG).await;
-    assert_eq!(manager.heard("WATCHDOG=1").len(), pets);
+    // One may have been on its way when the loop was seen hanging; a healthy one would have sent nine.
+    assert!(manager.heard("WATCHDOG=1").len() <= pets + 1);
 
     armed.store(false, Relaxed);
     free.send(()).unwrap();
-    manager.until_heard("WATCHDOG=1", pets + 2).await;
+    manager.until_heard("WATCHDOG=1", pets + 3).await;
     controller.stop(true).await;
     assert_eq!(controller.stopped().await, Ending::Clean);
     runtime.shutdown_background();

@@ -156,7 +156,8 @@ async fn a_row_that_cannot_be_written_is_unknown_to_whoever_takes_it_over() {
     let asked = Instant::now();
     controller.stop(true).await;
     assert_eq!(controller.stopped().await, Ending::Aborted);
-    let bound = lab.config.shutdown_timeout + LONGEST_END + S / 2;
+    // Some time for a machine that does other things besides.
+    let bound = lab.config.shutdown_timeout + LONGEST_END + 3 * S;
     assert!(asked.elapsed() < bound, "{:?} of {bound:?}", asked.elapsed());
     other.execute_batch("ROLLBACK").unwrap();
     drop(other);

@@ -1,8 +1,8 @@
 //! What Nomad shows of an allocation, reduced to what a decision needs.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -142,7 +142,8 @@ pub struct Allocation {
     pub modify_index: u64,
     /// When Nomad's servers last wrote it, by their clock.
     pub modified_at: Option<Timestamp>,
-    pub tasks: BTreeMap<TaskName, Task>,
+    /// Sorted, and no larger than what is in it: a hundred thousand of these are kept at a time.
+    pub tasks: LiteMap<TaskName, Task>,
 }
 
 impl Allocation {

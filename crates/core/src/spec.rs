@@ -1,8 +1,8 @@
 //! A job's specification, reduced to what a kill clock needs. The JSON itself stays the truth on its way to Nomad.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -71,7 +71,7 @@ pub struct RestartPolicy {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSpec {
-    pub tasks: BTreeMap<TaskName, TaskSpec>,
+    pub tasks: LiteMap<TaskName, TaskSpec>,
     pub count: u64,
     pub shutdown_delay: Duration,
     /// The author's, kept in meta when Nomad's was raised.
@@ -92,11 +92,24 @@ pub struct JobSpec {
     /// Names and patterns; empty: any.
     pub datacenters: Vec<String>,
     pub node_pool: String,
-    pub groups: BTreeMap<String, GroupSpec>,
+    pub groups: LiteMap<String, GroupSpec>,
 }
 
 fn strings(v: &Value) -> Vec<String> {
     v.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+fn array(v: &Value) -> &[Value] {
+    v.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// With room for exactly what the array has; collected, even one of them would get the room of four.
+fn map<K: Ord, V>(v: &Value, entry: impl Fn(&Value) -> (K, V)) -> LiteMap<K, V> {
+    let mut map = LiteMap::with_capacity(array(v).len());
+    for (key, value) in array(v).iter().map(entry) {
+        map.insert(key, value);
+    }
+    map
 }
 
 fn ns(v: &Value) -> Duration {
@@ -113,7 +126,6 @@ impl JobSpec {
             Some("sysbatch") => JobType::SysBatch,
             _ => JobType::Service,
         };
-        let groups = job["TaskGroups"].as_array().into_iter().flatten();
         JobSpec {
             managed: job["Meta"][META_MANAGED] == "true",
             job_type,
@@ -124,7 +136,7 @@ impl JobSpec {
                 && (job["Periodic"].is_object() || job["ParameterizedJob"].is_object()),
             datacenters: strings(&job["Datacenters"]),
             node_pool: job["NodePool"].as_str().filter(|p| !p.is_empty()).unwrap_or("default").to_owned(),
-            groups: groups.map(|g| (g["Name"].as_str().unwrap_or("").to_owned(), group(g, job, job_type))).collect(),
+            groups: map(&job["TaskGroups"], |g| (g["Name"].as_str().unwrap_or("").to_owned(), group(g, job, job_type))),
         }
     }
 
@@ -139,9 +151,9 @@ fn group(g: &Value, job: &Value, job_type: JobType) -> GroupSpec {
     let (attempts, minutes) = if batch { (3, 24 * 60) } else { (2, 30) };
     let interval = Duration::from_secs(minutes * 60);
     let of_group = restart(&g["RestartPolicy"], RestartPolicy { attempts, fail: true, interval });
-    let tasks = g["Tasks"].as_array().into_iter().flatten().map(|t| task(t, of_group)).map(|t| (t.name.clone(), t)).collect();
+    let tasks = map(&g["Tasks"], |t| (t["Name"].as_str().unwrap_or("").into(), task(t, of_group)));
     let progress_deadline = g["Meta"][META_PROGRESS_DEADLINE].as_str().and_then(|s| duration::parse(s).ok());
-    let only_on = [job, g].into_iter().chain(g["Tasks"].as_array().into_iter().flatten()).flat_map(nodes_named).collect();
+    let only_on = [job, g].into_iter().chain(array(&g["Tasks"])).flat_map(nodes_named).collect();
     GroupSpec {
         tasks,
         count: g["Count"].as_u64().unwrap_or(1),
@@ -204,10 +216,8 @@ mod tests {
             { "Name": "b", "Constraints": on("${node.unique.name}", "!=", "n3"), "Tasks": [{ "Constraints": on("${node.class}", "=", "n4") }] },
         ] });
         let spec = JobSpec::from_json(&job);
-        assert_eq!(
-            (&*spec.groups["a"].only_on, &*spec.groups["b"].only_on),
-            (&["n1", "3f", "n2"].map(String::from)[..], &["n1".to_owned()][..])
-        );
+        let only_on = |group: &str| &*spec.groups.get(group).unwrap().only_on;
+        assert_eq!((only_on("a"), only_on("b")), (&["n1", "3f", "n2"].map(String::from)[..], &["n1".to_owned()][..]));
     }
 
     #[test]

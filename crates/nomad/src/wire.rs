@@ -9,6 +9,7 @@ use std::time::Duration;
 use curfew_core::alloc::Placed;
 use curfew_core::spec::JobSpec;
 use curfew_core::{AllocId, Allocation, ClientStatus, Desired, EventKind, Task, TaskEvent, TaskName, TaskState, Timestamp};
+use litemap::LiteMap;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -162,8 +163,9 @@ pub(crate) fn allocation(wire: AllocationWire) -> Result<(Allocation, Option<Job
         "unknown" => ClientStatus::Unknown,
         other => return Err(format!("ClientStatus \"{other}\" is not known")),
     };
-    let mut tasks = BTreeMap::new();
-    for (name, state) in wire.task_states.unwrap_or_default() {
+    let states = wire.task_states.unwrap_or_default();
+    let mut tasks = LiteMap::with_capacity(states.len());
+    for (name, state) in states {
         if let Some(state) = state {
             let mapped = task(state).map_err(|why| format!("task \"{name}\": {why}"))?;
             tasks.insert(TaskName::from(name), mapped);
@@ -200,13 +202,16 @@ fn task(wire: TaskWire) -> Result<Task, String> {
         "dead" => TaskState::Dead,
         other => return Err(format!("State \"{other}\" is not known")),
     };
+    let mut events: Vec<_> = wire.events.unwrap_or_default().into_iter().map(event).collect();
+    // It was collected in place: the room of the larger wire events is still there.
+    events.shrink_to_fit();
     Ok(Task {
         state,
         failed: wire.failed,
         restarts: wire.restarts,
         started_at: instant(wire.started_at.as_deref())?,
         finished_at: instant(wire.finished_at.as_deref())?,
-        events: wire.events.unwrap_or_default().into_iter().map(event).collect(),
+        events,
     })
 }
 

@@ -152,7 +152,7 @@ pub struct Book {
     pub(super) kill_timeout: Duration,
     actor: String,
     pub specs: Specs,
-    pub(super) allocs: HashMap<AllocId, Tracked>,
+    pub(super) allocs: HashMap<AllocId, Box<Tracked>>,
     pub(super) by_job: HashMap<JobKey, HashSet<AllocId>>,
     pub(super) by_node: HashMap<NodeId, HashSet<AllocId>>,
     pub(super) drains: Drains,
@@ -710,6 +710,8 @@ fn note_clocks(
                 });
                 fx.push(Effect::Audit(entry(actor, now, &r, Action::ClockArmed, detail)));
                 fx.push(Effect::Persist(r.clone()));
+                // A Vec would make room for four of the first.
+                records.reserve_exact(1);
                 records.push(r);
             }
             Some(r) => {

@@ -198,12 +198,13 @@ impl Book {
         live: &'a Live,
     ) -> impl Iterator<Item = (&'a Tracked, &'a Allocation, &'a JobSpec)> {
         let ids = self.by_node.get(node).into_iter().flatten();
-        ids.filter_map(|id| self.allocs.get(id)).filter_map(|t| Some((t, t.alloc.as_ref()?, t.spec.as_deref()?))).filter(
-            |(_, alloc, spec)| {
+        ids.filter_map(|id| self.allocs.get(id))
+            .map(|t| &**t)
+            .filter_map(|t| Some((t, t.alloc.as_ref()?, t.spec.as_deref()?)))
+            .filter(|(_, alloc, spec)| {
                 // One that ended by itself before anybody told it has no part in the drain.
                 live.drain.covers(spec) && (alloc.desired != Desired::Run || alloc.any_task_lives() || alloc.may_still_start())
-            },
-        )
+            })
     }
 
     fn waits(&self, t: &Tracked, alloc: &Allocation, spec: &JobSpec, drain: &Live, due: Option<Timestamp>) -> (Waits, String) {

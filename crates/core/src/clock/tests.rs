@@ -1,7 +1,6 @@
 //! The table of causes, case by case. Times are milliseconds.
 
-use std::collections::BTreeMap;
-
+use litemap::LiteMap;
 use proptest::prelude::*;
 
 use super::*;
@@ -68,11 +67,11 @@ fn task_spec(name: &str, role: Role) -> TaskSpec {
 }
 
 fn restarted_by(spec: &mut JobSpec, restart: RestartPolicy) {
-    spec.groups.get_mut("g").unwrap().tasks.values_mut().for_each(|t| t.restart = restart);
+    spec.groups.get_mut("g").unwrap().tasks.iter_mut().for_each(|(_, t)| t.restart = restart);
 }
 
 fn job(job_type: JobType, tasks: Vec<TaskSpec>) -> JobSpec {
-    let tasks: BTreeMap<_, _> = tasks.into_iter().map(|t| (t.name.clone(), t)).collect();
+    let tasks: LiteMap<_, _> = tasks.into_iter().map(|t| (t.name.clone(), t)).collect();
     let group = GroupSpec { tasks, count: 1, shutdown_delay: Duration::ZERO, progress_deadline: None, only_on: vec![] };
     JobSpec {
         managed: true,
@@ -83,7 +82,7 @@ fn job(job_type: JobType, tasks: Vec<TaskSpec>) -> JobSpec {
         parent: false,
         datacenters: vec![],
         node_pool: "default".into(),
-        groups: BTreeMap::from([("g".to_owned(), group)]),
+        groups: [("g".to_owned(), group)].into_iter().collect(),
     }
 }
 fn one_task() -> JobSpec {

@@ -1,7 +1,6 @@
 //! Properties over generated cluster states, and the cases that a reader asks for first. Times are seconds.
 
-use std::collections::BTreeMap;
-
+use litemap::LiteMap;
 use proptest::prelude::*;
 
 use super::*;
@@ -51,8 +50,13 @@ fn spec(managed: bool) -> JobSpec {
         (spec.name.clone(), spec)
     };
     let tasks = [task("a", Role::Main, false), task("b", Role::Main, true), task("c", Role::Sidecar, false)];
-    let group =
-        GroupSpec { tasks: tasks.into(), count: 1, shutdown_delay: Duration::ZERO, progress_deadline: None, only_on: vec![] };
+    let group = GroupSpec {
+        tasks: tasks.into_iter().collect(),
+        count: 1,
+        shutdown_delay: Duration::ZERO,
+        progress_deadline: None,
+        only_on: vec![],
+    };
     JobSpec {
         managed,
         job_type: JobType::Service,
@@ -62,7 +66,7 @@ fn spec(managed: bool) -> JobSpec {
         parent: false,
         datacenters: vec![],
         node_pool: "default".into(),
-        groups: BTreeMap::from([("g".to_owned(), group)]),
+        groups: [("g".to_owned(), group)].into_iter().collect(),
     }
 }
 
@@ -70,7 +74,7 @@ fn event(kind: EventKind, s: i64, exit_code: i64) -> TaskEvent {
     TaskEvent { kind, at: at(s), exit_code, signal: 0, kill_timeout: None, delay: None, text: None }
 }
 
-fn alloc(id: usize, desired: Desired, client_status: ClientStatus, tasks: BTreeMap<crate::TaskName, Task>) -> Allocation {
+fn alloc(id: usize, desired: Desired, client_status: ClientStatus, tasks: LiteMap<crate::TaskName, Task>) -> Allocation {
     Allocation {
         id: format!("{id:08}-8203-6163-e9fa-86ea80c11132").into(),
         namespace: "default".into(),
@@ -308,7 +312,7 @@ proptest! {
 
 fn told(killing: i64) -> Allocation {
     let t = task(TaskState::Running, vec![event(EventKind::Started, 0, 0), event(EventKind::Killing, killing, 0)]);
-    alloc(1, Desired::Stop, ClientStatus::Running, [("a".into(), t)].into())
+    alloc(1, Desired::Stop, ClientStatus::Running, [("a".into(), t)].into_iter().collect())
 }
 
 #[test]
@@ -357,7 +361,7 @@ fn what_a_drain_moves_has_the_drains_deadline_and_none_without() {
 fn silence_is_no_end_without_a_time_and_on_a_node_that_is_away() {
     let silent = || {
         let t = task(TaskState::Running, vec![event(EventKind::Started, 0, 0)]);
-        alloc(1, Desired::Stop, ClientStatus::Running, [("a".into(), t)].into())
+        alloc(1, Desired::Stop, ClientStatus::Running, [("a".into(), t)].into_iter().collect())
     };
     let judge = |a: Allocation| past_clock(&a, &spec(true), &Knowledge::Nothing, None, true, &settings(), at(100_000)).len();
     assert_eq!(judge(silent()), 1);
@@ -422,7 +426,7 @@ fn why_a_dead_job_is_not_purged_yet() {
     let old = at(30 * 86_400);
     let over = || {
         let t = Task { finished_at: Some(at(50)), ..task(TaskState::Dead, vec![event(EventKind::Started, 0, 0)]) };
-        alloc(1, Desired::Stop, ClientStatus::Complete, [("a".into(), t)].into())
+        alloc(1, Desired::Stop, ClientStatus::Complete, [("a".into(), t)].into_iter().collect())
     };
     let why = |allocs: &[Allocation], unreadable| match purge(&dead, allocs, unreadable, None, &settings(), old) {
         Purge::NotYet(why) => why,
@@ -430,7 +434,7 @@ fn why_a_dead_job_is_not_purged_yet() {
     };
     assert!(matches!(purge(&dead, &[over()], 0, None, &settings(), old), Purge::Now(_)));
     assert_eq!(why(&[told(100)], 0), "allocation 00000001 on n1: task a lives");
-    let lost = alloc(2, Desired::Stop, ClientStatus::Lost, BTreeMap::new());
+    let lost = alloc(2, Desired::Stop, ClientStatus::Lost, LiteMap::new());
     assert_eq!(why(&[over(), lost], 0), "allocation 00000002 on n1 is lost and tells nothing of its tasks");
     assert!(why(&[over()], 1).contains("could not be read"));
     assert!(why(&[], 0).contains("since when"));

@@ -95,7 +95,7 @@ fn placed(id: &str, n: u64, desired: Desired, state: TaskState, events: Vec<Task
         create_index: n * 100 + 2,
         modify_index: n * 100 + 150,
         modified_at: None,
-        tasks: BTreeMap::from([("t".into(), task)]),
+        tasks: [("t".into(), task)].into_iter().collect(),
     };
     Placed { alloc, created_at: Some(at(0)), healthy: None, health_at: None, canary: false, rescheduled: false }
 }
@@ -295,7 +295,7 @@ fn the_same_again_is_nothing_to_do_unless_it_failed_before() {
 fn the_story_outlives_the_ten_events() {
     let look = |events: Vec<TaskEvent>, restarts: u64, before: &RolloutView| {
         let mut p = placed("a", 2, Desired::Run, TaskState::Running, events);
-        p.alloc.tasks.values_mut().for_each(|t| t.restarts = restarts);
+        p.alloc.tasks.iter_mut().for_each(|(_, t)| t.restarts = restarts);
         follow(before, &seen(vec![deployment(2, Running, 250)], vec![p]), &graces(), at(10)).0
     };
     let first = vec![event(EventKind::Received, 0), event(EventKind::Started, 0), exited(15, 1), restarting(15, 10)];

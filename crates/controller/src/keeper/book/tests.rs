@@ -75,7 +75,7 @@ impl Shown {
             create_index: self.create_index,
             modify_index: self.modify_index,
             modified_at: None,
-            tasks: [("t".into(), task)].into(),
+            tasks: [("t".into(), task)].into_iter().collect(),
         }
     }
 }

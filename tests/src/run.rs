@@ -55,6 +55,8 @@ pub struct Scenario {
 
 pub const BOTH: &[Kind] = &[Kind::Dev, Kind::Real];
 pub const DEV: &[Kind] = &[Kind::Dev];
+/// What the embedded cluster has not.
+pub const REAL: &[Kind] = &[Kind::Real];
 pub const NONE: &[Kind] = &[];
 
 /// `scenarios![BOTH: stop::impolite, stop::polite; NONE: cli::empty_file]`: one trial for each function and cluster, named

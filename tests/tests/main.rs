@@ -1,6 +1,7 @@
 //! Scenarios: each written once, run on the embedded cluster and, when `CURFEW_TEST_NOMAD` names a binary, on a real Nomad.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod access;
 mod cli;
 mod crash;
 mod database;
@@ -74,6 +75,10 @@ fn main() {
             cli::the_certificates_of_dev_are_wrong, cli::nomad_is_not_there, cli::the_configuration_is_wrong;
         BOTH: doctor::a_healthy_cluster, doctor::a_node_with_the_default_max_kill_timeout, doctor::a_server_without_a_leader,
             doctor::a_node_that_is_down, doctor::a_read_only_token;
+        NONE: access::off_loopback_it_does_not_start_without;
+        DEV: access::the_first_token_is_made_on_the_database, access::over_tls_with_a_certificate,
+            access::a_client_survives_the_kill_of_the_one_it_talks_to;
+        REAL: access::a_task_calls_with_its_workload_identity;
         NONE: doctor::nothing_there_or_something_else, doctor::tls_that_does_not_fit, doctor::bad_configuration,
             doctor::interrupted;
         BOTH: queue::an_extended_stop_kills_later_and_a_new_request_sooner_again, queue::kill_now_kills_now,

@@ -78,6 +78,7 @@ impl Lab {
             holder: format!("bench:{}", std::process::id()),
             listener: Some(listener),
             metrics: Metrics::new(),
+            gc: None,
         };
         let controller = curfew_controller::start(parts)?;
         if let Err(e) = controller.started().await {

@@ -6,21 +6,19 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use curfew_core::{OpId, Timestamp};
 
+use crate::remote::Remote;
+
 /// Stops and drains on HashiCorp Nomad that end when they were promised to.
 #[derive(Parser)]
 #[command(name = "curfew", version, max_term_width = 110)]
 pub struct Cli {
-    /// The controller's address [default: http://127.0.0.1:4690].
-    #[arg(long, global = true, env = "CURFEW_ADDR", value_name = "URL")]
-    pub addr: Option<String>,
+    #[command(flatten)]
+    pub remote: Remote,
     #[command(flatten)]
     pub log: Log,
     #[command(subcommand)]
     pub command: Command,
 }
-
-/// Where a controller is when nobody says.
-pub const ADDR: &str = "http://127.0.0.1:4690";
 
 /// Reaps what is left over on a Nomad cluster, and nothing else.
 #[derive(Parser)]
@@ -37,7 +35,7 @@ pub struct CliGc {
 
 impl From<CliGc> for Cli {
     fn from(cli: CliGc) -> Self {
-        Self { addr: cli.addr, log: cli.log, command: Command::Gc(cli.gc) }
+        Self { remote: Remote { addr: cli.addr, profile: None }, log: cli.log, command: Command::Gc(cli.gc) }
     }
 }
 
@@ -85,8 +83,13 @@ pub enum Command {
     Queue(Queue),
     /// Read the audit trail.
     Audit(Audit),
+    /// The kill clocks that are armed: which task gets SIGKILL when, and why.
+    Clocks(Clocks),
     /// Find what is left over on the cluster, and reap it.
     Gc(Gc),
+    /// Who may call the RPC: make, list and revoke tokens.
+    #[command(subcommand)]
+    Token(Token),
     /// Ask the controller how it is.
     Status(Output),
     /// Check whether Curfew can keep its promises on this Nomad, and say what to do.
@@ -274,6 +277,10 @@ pub enum Job {
     Plan(JobSpecArgs),
     /// Stop a job: SIGTERM now, SIGKILL when its time is over.
     Stop(JobStop),
+    /// Show a job: its allocations, the clocks of its tasks, what is under way.
+    Status(JobStatus),
+    /// List jobs that were submitted through Curfew.
+    List(JobList),
     /// Promote the canaries of the deployment that runs.
     Promote(JobSteer),
     /// Fail the deployment that runs; Nomad goes back to the last stable version where the job says auto_revert.
@@ -303,6 +310,99 @@ pub struct JobRevert {
     pub job: JobSteer,
     /// One that Nomad still knows; curfew job history lists them.
     pub version: u64,
+}
+
+#[derive(Args)]
+pub struct JobStatus {
+    /// The job's id.
+    pub id: String,
+    /// The job's namespace.
+    #[arg(long, env = "NOMAD_NAMESPACE")]
+    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+pub struct JobList {
+    /// Those that were not submitted through Curfew, too.
+    #[arg(long)]
+    pub all: bool,
+    /// Only those whose ids begin so.
+    pub prefix: Option<String>,
+    /// Only of this namespace.
+    #[arg(long, env = "NOMAD_NAMESPACE")]
+    pub namespace: Option<String>,
+    #[arg(long, default_value_t = 1000)]
+    pub limit: usize,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+pub struct Clocks {
+    /// Only of this job.
+    #[arg(long)]
+    pub job: Option<String>,
+    /// Only of this namespace.
+    #[arg(long)]
+    pub namespace: Option<String>,
+    #[arg(long, default_value_t = 100)]
+    pub limit: usize,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Subcommand)]
+pub enum Token {
+    /// Make a token and print it, this once.
+    Create(TokenCreate),
+    /// List tokens, those that ended too.
+    List(TokenPlace),
+    /// From now on a token proves nothing.
+    Revoke(TokenRevoke),
+}
+
+/// Without one of these the controller is asked, which needs a token with the scope admin.
+#[derive(Args)]
+pub struct TokenPlace {
+    /// On this database itself: so the first token is made. With SQLite no controller may have it open.
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
+    /// On the database of this configuration.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Args)]
+pub struct TokenCreate {
+    /// Who is to have it: letters, digits, dots, dashes and underscores.
+    pub name: String,
+    /// read, submit, stop, drain, gc or admin; may be given several times.
+    #[arg(long = "scope", value_name = "SCOPE", required = true, value_delimiter = ',')]
+    pub scopes: Vec<String>,
+    /// Only for jobs of this namespace; may be given several times. Not with drain, gc and admin.
+    #[arg(long = "namespace", value_name = "NAME", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+    /// How long it is valid; until it is revoked without it.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub expires_in: Option<Duration>,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub place: TokenPlace,
+}
+
+#[derive(Args)]
+pub struct TokenRevoke {
+    /// Its id, as the list shows it.
+    pub id: String,
+    #[command(flatten)]
+    pub who: Who,
+    #[command(flatten)]
+    pub place: TokenPlace,
 }
 
 #[derive(Args)]

@@ -9,12 +9,13 @@ use curfew_core::audit::AuditRow;
 use crate::args::Audit;
 use crate::exit::Exit;
 use crate::output::{json, json_line, line, note};
+use crate::remote::Remote;
 
 /// How often a trail that is followed is asked for.
 const LOOK: Duration = Duration::from_millis(500);
 
-pub async fn run(addr: &str, args: Audit) -> anyhow::Result<Exit> {
-    let client = Client::new(addr)?;
+pub async fn run(remote: &Remote, args: Audit) -> anyhow::Result<Exit> {
+    let client = remote.client()?;
     let mut query = vec![];
     query.extend(args.op.map(|op| ("operation", op.to_string())));
     query.extend(args.since.map(|s| ("since", (curfew_controller::SystemClock.now() - s).to_string())));

@@ -29,8 +29,19 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<Exit> {
 }
 
 /// Variables that start with `CURFEW_` and are not keys of the configuration.
-const OTHERS: [&str; 6] =
-    ["CURFEW_ADDR", "CURFEW_TOKEN", "CURFEW_CONFIG", "CURFEW_LOG", "CURFEW_LOG_FORMAT", "CURFEW_TEST_NOMAD"];
+const OTHERS: [&str; 11] = [
+    "CURFEW_ADDR",
+    "CURFEW_TOKEN",
+    "CURFEW_TOKEN_FILE",
+    "CURFEW_PROFILE",
+    "CURFEW_CACERT",
+    "CURFEW_CLIENT_CERT",
+    "CURFEW_CLIENT_KEY",
+    "CURFEW_CONFIG",
+    "CURFEW_LOG",
+    "CURFEW_LOG_FORMAT",
+    "CURFEW_TEST_NOMAD",
+];
 
 pub fn load(args: &Serve) -> anyhow::Result<Config> {
     let table = match &args.config {
@@ -70,7 +81,9 @@ fn merge(mut table: Table, path: Option<&Path>, env: &[(String, String)]) -> any
             Value::Integer(_) => {
                 Value::Integer(text.trim().parse().map_err(|_| Usage(format!("{name}=\"{text}\" is not a whole number")))?)
             }
-            Value::Array(_) => Value::Array(text.split(',').map(|s| Value::String(s.trim().to_owned())).collect()),
+            Value::Array(_) => Value::Array(
+                text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(|s| Value::String(s.to_owned())).collect(),
+            ),
             Value::Table(_) => {
                 let why = format!("{name}: {key} cannot be set by a variable; write [{key}.NAME] in the configuration file");
                 return Err(Usage(why).into());

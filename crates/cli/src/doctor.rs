@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use curfew_client::{Client, Kind};
+use curfew_client::Kind;
 use curfew_controller::{SystemClock, doctor};
 use curfew_core::doctor::{Check, Report, Verdict, counted};
 
@@ -11,13 +11,14 @@ use crate::args::{Doctor, Serve};
 use crate::exit::Exit;
 use crate::op::by;
 use crate::output::{self, colour, line};
+use crate::remote::Remote;
 use crate::{config, serve};
 
-pub async fn run(addr: &str, args: Doctor) -> anyhow::Result<Exit> {
+pub async fn run(remote: &Remote, args: Doctor) -> anyhow::Result<Exit> {
     let config = config::load(&Serve { config: args.config, ..Serve::default() })?;
     let nomad = serve::nomad(&config, |name| std::env::var(name).ok())?;
     let examined = async {
-        let (mut report, paused) = tokio::join!(doctor::examine(&nomad, &config, Arc::new(SystemClock)), paused(addr));
+        let (mut report, paused) = tokio::join!(doctor::examine(&nomad, &config, Arc::new(SystemClock)), paused(remote));
         report.checks.extend(paused);
         Report::new(report.at, &report.nomad, report.checks)
     };
@@ -34,9 +35,9 @@ pub async fn run(addr: &str, args: Doctor) -> anyhow::Result<Exit> {
 }
 
 /// Whether somebody told the controller to kill nobody; nothing when no controller answers.
-async fn paused(addr: &str) -> Option<Check> {
+async fn paused(remote: &Remote) -> Option<Check> {
     const PATIENCE: Duration = Duration::from_secs(3);
-    let kinds = tokio::time::timeout(PATIENCE, Client::new(addr).ok()?.kinds()).await.ok()?.ok()?;
+    let kinds = tokio::time::timeout(PATIENCE, remote.client().ok()?.kinds()).await.ok()?.ok()?;
     let kill = kinds.into_iter().find(|k| k.kind == Kind::Kill)?;
     Some(match kill.pause {
         None => Check::ok("kill clocks", "not paused"),

@@ -5,23 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use curfew_client::Client;
-use curfew_controller::{Controller, GcPass, GcVerdict, Metrics, Phase, SystemClock};
+use curfew_controller::{Controller, GcPass, GcVerdict, Metrics, Phase, Reaper, SystemClock};
 use curfew_core::config::Config;
 use curfew_core::duration;
 use curfew_core::gc::{Mode, Settings, Verdict};
 use curfew_gc::{Candidate, Found, Gc, Known, Memory, Outcome, Parts, Report, Tally, Turn};
 use curfew_nomad::Nomad;
 use curfew_store::{Database, Store};
-use tokio::sync::oneshot;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::args;
 use crate::config;
 use crate::exit::{Exit, Usage};
 use crate::output::{can_ask, confirm, line, note, table};
+use crate::remote::Remote;
 use crate::serve;
 
-pub async fn run(addr: Option<&str>, args: args::Gc) -> anyhow::Result<Exit> {
+pub async fn run(remote: &Remote, args: args::Gc) -> anyhow::Result<Exit> {
     let config = config::load(&args::Serve { config: args.config.clone(), database: args.database.clone(), listen: None })?;
     let settings = settings(&args, &config)?;
     let asks = !args.yes && !args.dry_run;
@@ -32,7 +33,7 @@ pub async fn run(addr: Option<&str>, args: args::Gc) -> anyhow::Result<Exit> {
     // A Nomad client without the token's owner: as every other command's.
     let nomad = serve::nomad(&config, |name| std::env::var(name).ok())?;
     let turn = Turn::path(args.state.as_deref(), nomad.address());
-    let (known, store) = known(addr, &args, &config).await?;
+    let (known, store) = known(remote, &args, &config).await?;
     let memory = match (&args.state, args.every) {
         (Some(path), _) => Memory::in_file(path)?,
         (None, Some(_)) => Memory::in_process(),
@@ -87,11 +88,9 @@ fn settings(args: &args::Gc, config: &Config) -> anyhow::Result<Settings> {
 
 /// Where operations are learned from: the database that a flag names, else the controller that somebody named, else the
 /// database that the configuration names, else nowhere. Never a default that nobody asked for.
-async fn known(addr: Option<&str>, args: &args::Gc, config: &Config) -> anyhow::Result<(Known, Option<Arc<dyn Store>>)> {
-    let named = addr.filter(|a| !a.is_empty());
-    match named {
-        Some(addr) if args.database.is_none() => return Ok((Known::Controller(Client::new(addr)?), None)),
-        _ => {}
+async fn known(remote: &Remote, args: &args::Gc, config: &Config) -> anyhow::Result<(Known, Option<Arc<dyn Store>>)> {
+    if args.database.is_none() && remote.named()?.is_some() {
+        return Ok((Known::Controller(remote.client()?), None));
     }
     if args.database.is_none() && config.database == Config::default().database {
         return Ok((Known::Nothing, None));
@@ -242,25 +241,40 @@ fn pass(report: &Report) -> GcPass {
     }
 }
 
-/// The gc beside a controller.
+/// The gc beside a controller: each interval, and when somebody asks for a pass.
 pub struct Periodic {
     nomad: Nomad,
     settings: Settings,
+    /// Zero: only when it is asked for.
     every: Duration,
     metrics: Metrics,
+    asked: mpsc::Receiver<Asked>,
+}
+
+/// A pass that somebody waits for; `dry` only says what it would do.
+struct Asked {
+    dry: bool,
+    reply: oneshot::Sender<Result<Value, String>>,
 }
 
 impl Periodic {
-    /// `None` when the configuration wants none.
-    pub fn new(config: &Config, nomad: &Nomad, metrics: &Metrics) -> anyhow::Result<Option<Self>> {
-        if config.gc_interval.is_zero() {
-            return Ok(None);
-        }
+    /// With the way to ask it for a pass.
+    pub fn new(config: &Config, nomad: &Nomad, metrics: &Metrics) -> anyhow::Result<(Self, Reaper)> {
+        let (ask, asked) = mpsc::channel::<Asked>(1);
         let (nomad, metrics) = (nomad.clone(), metrics.clone());
-        Ok(Some(Self { nomad, settings: config.gc()?, every: config.gc_interval, metrics }))
+        let reaper: Reaper = Arc::new(move |dry| {
+            let ask = ask.clone();
+            Box::pin(async move {
+                let gone = || "the gc is not at work: the controller starts or stops".to_owned();
+                let (reply, report) = oneshot::channel();
+                ask.send(Asked { dry, reply }).await.map_err(|_| gone())?;
+                report.await.map_err(|_| gone())?
+            })
+        });
+        Ok((Self { nomad, settings: config.gc()?, every: config.gc_interval, metrics, asked }, reaper))
     }
 
-    /// A pass each interval, until the controller stops; a pass in flight is cut off then, which leaves nothing half done.
+    /// Until the controller stops; a pass in flight is cut off then, which leaves nothing half done.
     pub async fn beside(self, controller: Controller, database: oneshot::Receiver<Arc<dyn Store>>) {
         let mut phase = controller.phase();
         let stopping = phase.wait_for(|p| *p >= Phase::ShuttingDown);
@@ -270,7 +284,7 @@ impl Periodic {
         }
     }
 
-    async fn passes(&self, database: oneshot::Receiver<Arc<dyn Store>>) {
+    async fn passes(mut self, database: oneshot::Receiver<Arc<dyn Store>>) {
         // A database that cannot be opened ends the controller, and this with it.
         let Ok(store) = database.await else { return };
         let turn = Turn::path(None, self.nomad.address());
@@ -283,31 +297,44 @@ impl Periodic {
             memory: Memory::in_process(),
         });
         loop {
-            tokio::time::sleep(self.every).await;
-            let turn = match Turn::take(&turn, || tracing::info!("another gc is at work; waiting for it")).await {
-                Ok(turn) => turn,
-                Err(e) => {
-                    tracing::error!(error = %curfew_core::error::chain(&e), "the gc could not run");
-                    continue;
-                }
+            let asked = tokio::select! {
+                () = tokio::time::sleep(self.every), if !self.every.is_zero() => None,
+                asked = self.asked.recv() => asked,
             };
-            let report = gc.act(gc.look().await).await;
-            drop(turn);
-            self.metrics.gc_pass(&pass(&report));
-            let found: usize = report.verdicts.values().map(|t| t.found).sum();
-            let done: usize = report.verdicts.values().map(|t| t.done).sum();
-            for failure in &report.failures {
-                tracing::error!(error = failure, "the gc could not learn everything");
+            let report = match &asked {
+                Some(Asked { dry: true, .. }) => Ok(gc.dry(gc.look().await)),
+                _ => self.act(&gc, &turn).await,
+            };
+            if let Some(Asked { reply, .. }) = asked {
+                let report = report.and_then(|r| serde_json::to_value(&r).map_err(|e| e.to_string()));
+                // Whoever asked may have gone; the pass stands.
+                let _ = reply.send(report);
             }
-            for (verdict, tally) in report.verdicts.iter().filter(|(_, t)| t.capped) {
-                let (verdict, found) = (verdict.as_str(), tally.found);
-                tracing::error!(
-                    verdict,
-                    found,
-                    "the gc found more than its cap and touched none; look with: curfew gc --dry-run"
-                );
-            }
-            tracing::info!(found, done, exit = report.exit, seconds = report.seconds, "gc");
         }
+    }
+
+    async fn act(&self, gc: &Gc, turn: &Path) -> Result<Report, String> {
+        let turn = match Turn::take(turn, || tracing::info!("another gc is at work; waiting for it")).await {
+            Ok(turn) => turn,
+            Err(e) => {
+                let why = curfew_core::error::chain(&e);
+                tracing::error!(error = why, "the gc could not run");
+                return Err(why);
+            }
+        };
+        let report = gc.act(gc.look().await).await;
+        drop(turn);
+        self.metrics.gc_pass(&pass(&report));
+        let found: usize = report.verdicts.values().map(|t| t.found).sum();
+        let done: usize = report.verdicts.values().map(|t| t.done).sum();
+        for failure in &report.failures {
+            tracing::error!(error = failure, "the gc could not learn everything");
+        }
+        for (verdict, tally) in report.verdicts.iter().filter(|(_, t)| t.capped) {
+            let (verdict, found) = (verdict.as_str(), tally.found);
+            tracing::error!(verdict, found, "the gc found more than its cap and touched none; look with: curfew gc --dry-run");
+        }
+        tracing::info!(found, done, exit = report.exit, seconds = report.seconds, "gc");
+        Ok(report)
     }
 }

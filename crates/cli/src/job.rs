@@ -8,15 +8,19 @@ use curfew_client::{Client, OperationView, RevertRequest, SpecText, SteerRequest
 
 use crate::args::{Job, JobRevert, JobRun, JobSpecArgs, JobSteer, JobStop, Waiting};
 use crate::exit::{Exit, Usage};
+use crate::look;
 use crate::op::Watch;
 use crate::output::{json, line, note, table};
+use crate::remote::Remote;
 
-pub async fn run(addr: &str, command: Job) -> anyhow::Result<Exit> {
-    let client = Client::new(addr)?;
+pub async fn run(remote: &Remote, command: Job) -> anyhow::Result<Exit> {
+    let client = remote.client()?;
     match command {
         Job::Run(args) => submit(&client, args).await,
         Job::Plan(args) => plan(&client, args).await,
         Job::Stop(args) => stop(&client, args).await,
+        Job::Status(args) => look::job(&client, args).await,
+        Job::List(args) => look::jobs(&client, args).await,
         Job::Promote(args) => {
             let op = client.promote(&args.id, &args.request(), None).await?;
             args.follow(&client, op).await

@@ -12,13 +12,16 @@ mod example;
 mod exit;
 mod gc;
 mod job;
+mod look;
 mod op;
 mod output;
 mod queue;
+mod remote;
 mod rollout;
 mod serve;
 mod shown;
 mod timeline;
+mod token;
 
 use std::process::ExitCode;
 
@@ -62,22 +65,23 @@ fn start(cli: Cli) -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<Exit> {
-    let named = cli.addr;
-    let addr = named.clone().unwrap_or_else(|| args::ADDR.to_owned());
+    let remote = &cli.remote;
     match cli.command {
         Command::Serve(args) => serve::run(args).await,
         Command::Dev(args) => dev::run(args).await,
         Command::Demo(args) => demo::run(args).await,
-        Command::Job(command) => job::run(&addr, command).await,
-        Command::Node(command) => drain::node(&addr, command).await,
-        Command::Datacenter(command) => drain::datacenter(&addr, command).await,
-        Command::Op(command) => op::run(&addr, command).await,
-        Command::Kind(command) => queue::kind(&addr, command).await,
-        Command::Queue(command) => queue::run(&addr, command).await,
-        Command::Audit(args) => audit::run(&addr, args).await,
-        Command::Doctor(args) => doctor::run(&addr, args).await,
-        Command::Gc(args) => gc::run(named.as_deref(), args).await,
-        Command::Status(args) => op::status(&addr, args).await,
+        Command::Job(command) => job::run(remote, command).await,
+        Command::Node(command) => drain::node(remote, command).await,
+        Command::Datacenter(command) => drain::datacenter(remote, command).await,
+        Command::Op(command) => op::run(remote, command).await,
+        Command::Kind(command) => queue::kind(remote, command).await,
+        Command::Queue(command) => queue::run(remote, command).await,
+        Command::Audit(args) => audit::run(remote, args).await,
+        Command::Doctor(args) => doctor::run(remote, args).await,
+        Command::Gc(args) => gc::run(remote, args).await,
+        Command::Clocks(args) => look::clocks(remote, args).await,
+        Command::Token(command) => token::run(remote, command).await,
+        Command::Status(args) => op::status(remote, args).await,
         Command::Config(command) => config::run(command),
         Command::Completions { shell } => Ok(complete::completions(shell)),
         Command::Man { dir } => complete::man(&dir),

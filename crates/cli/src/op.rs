@@ -13,11 +13,12 @@ use crate::drain::report::{report, summary};
 use crate::exit::{Exit, Usage};
 use crate::job::who;
 use crate::output::{error, json, line, note, table, width};
+use crate::remote::Remote;
 use crate::shown::{Shown, by_node, is_drain};
 use crate::{rollout, timeline};
 
-pub async fn run(addr: &str, command: Op) -> anyhow::Result<Exit> {
-    let client = Client::new(addr)?;
+pub async fn run(remote: &Remote, command: Op) -> anyhow::Result<Exit> {
+    let client = remote.client()?;
     match command {
         Op::List(args) => list(&client, args).await,
         Op::Show(args) => {
@@ -329,8 +330,8 @@ fn tasks(op: &OperationView) {
     }
 }
 
-pub async fn status(addr: &str, output: Output) -> anyhow::Result<Exit> {
-    let status = Client::new(addr)?.status().await?;
+pub async fn status(remote: &Remote, output: Output) -> anyhow::Result<Exit> {
+    let status = remote.client()?.status().await?;
     if output.json {
         json(&status)?;
     } else {

@@ -8,9 +8,10 @@ use crate::exit::{Exit, Usage};
 use crate::job::who;
 use crate::op::by;
 use crate::output::{json, line, note, table};
+use crate::remote::Remote;
 
-pub async fn kind(addr: &str, command: KindCommand) -> anyhow::Result<Exit> {
-    let client = Client::new(addr)?;
+pub async fn kind(remote: &Remote, command: KindCommand) -> anyhow::Result<Exit> {
+    let client = remote.client()?;
     match command {
         KindCommand::List(output) => {
             let kinds = client.kinds().await?;
@@ -61,8 +62,8 @@ fn said(row: &KindView, output: Output) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-pub async fn run(addr: &str, command: Queue) -> anyhow::Result<Exit> {
-    let client = Client::new(addr)?;
+pub async fn run(remote: &Remote, command: Queue) -> anyhow::Result<Exit> {
+    let client = remote.client()?;
     match command {
         Queue::Status(output) => status(&client, output).await,
         Queue::ConfirmDrained(output) => {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_controller::systemd::Notify;
-use curfew_controller::{Controller, Ending, Metrics, Parts, SystemClock, hostname, random};
-use curfew_core::config::Config;
+use curfew_controller::{Controller, Ending, Metrics, Parts, StartError, SystemClock, hostname, random};
+use curfew_core::config::{Config, listens_on_loopback};
 use curfew_nomad::{Nomad, NomadConfig};
 use curfew_store::Database;
 use tokio::net::TcpListener;
@@ -78,19 +78,24 @@ pub async fn start(config: Config, nomad: Nomad) -> anyhow::Result<Controller> {
     let store = async move {
         look(&seen).await?;
         let opened = database.open().await?;
-        // Nobody listens when there is to be no gc.
+        // Nobody listens when the gc has ended.
         let _ = tell.send(opened.clone());
         Ok(opened)
     };
     let metrics = Metrics::new();
-    let gc = gc::Periodic::new(&config, &nomad, &metrics)?;
+    let (gc, reaper) = gc::Periodic::new(&config, &nomad, &metrics)?;
+    if config.tls_cert.is_empty() && !listens_on_loopback(&config.listen) {
+        let listen = &config.listen;
+        tracing::warn!(listen, "without TLS (tls_cert, tls_key) tokens travel in the clear; only behind something that encrypts");
+    }
     let clock = Arc::new(SystemClock);
     let (store, listener) = (Box::pin(store), Some(listener));
-    let parts = Parts { nomad, store, clock, random: random(), config, holder: who(), listener, metrics };
-    let controller = curfew_controller::start(parts)?;
-    if let Some(gc) = gc {
-        tokio::spawn(gc.beside(controller.clone(), opened));
-    }
+    let parts = Parts { nomad, store, clock, random: random(), config, holder: who(), listener, metrics, gc: Some(reaper) };
+    let controller = curfew_controller::start(parts).map_err(|e| match e {
+        StartError::Tls(e) => Usage(curfew_controller::error::chain(&e)).into(),
+        e => anyhow::Error::from(e),
+    })?;
+    tokio::spawn(gc.beside(controller.clone(), opened));
     Ok(controller)
 }
 

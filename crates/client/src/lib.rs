@@ -10,21 +10,34 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Several addresses in one (`http://a:4690,http://b:4690`) are controllers on one database: when the one that is used cannot be reached
+//! or stops, the next one is asked.
+//!
 //! A request that changes something carries an idempotency key, made anew unless the caller gives one, and is repeated under
 //! the same key while the controller cannot be reached or restarts: it is done once.
 
+mod events;
+mod remote;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use curfew_core::OpId;
+pub use curfew_core::access::Scope;
 pub use curfew_core::api::{
-    AllocPlan, DrainPlan, DrainRequest, ExtendRequest, Gets, HeldView, InterveneRequest, KindView, NodePlan, OperationView,
-    PauseKindRequest, PlanView, Problem, QueueCountView, QueueView, RevertRequest, SpecText, StatusView, SteerRequest,
-    StopRequest, SubmitRequest, UndrainRequest, Who,
+    AllocPlan, AllocView, ClocksView, CreatedToken, DrainPlan, DrainRequest, ExtendRequest, GcRequest, Gets, HeldView,
+    InterveneRequest, JobRow, JobStatusView, KindView, NodePlan, NodeView, OperationView, PauseKindRequest, PlanView, Problem,
+    QueueCountView, QueueView, RevertRequest, SpecText, StatusView, SteerRequest, StopRequest, SubmitRequest, TaskView, TokenRequest, TokenView,
+    UndrainRequest, Who,
 };
 use curfew_core::audit::AuditRow;
+pub use curfew_core::doctor::Report as DoctorReport;
 pub use curfew_core::drain::{MaxParallel, Selection, Strategy};
 pub use curfew_core::operation::{Kind, Target};
+pub use events::{Event, Events};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+pub use remote::Options;
+use remote::Remote;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -48,6 +61,18 @@ pub enum Error {
         #[source]
         source: reqwest::Error,
     },
+    #[error("the controller at {addr} says nothing")]
+    Silent { addr: String },
+    #[error("{} cannot be read", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("TLS: {0}")]
+    Tls(String),
+    #[error("the token holds a character that cannot be sent")]
+    BadToken,
     /// Something else than a controller listens there.
     #[error("{addr} answers, but not as a Curfew controller does ({what}); check --addr or CURFEW_ADDR")]
     NotCurfew { addr: String, what: String },
@@ -60,10 +85,16 @@ impl Error {
     /// Whether asking again may help without anything being changed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Unreachable { .. } | Error::NoAnswer { .. } => true,
-            Error::Refused(p) => p.status == 503,
-            Error::BadAddress { .. } | Error::NotCurfew { .. } => false,
+            Error::Unreachable { .. } | Error::NoAnswer { .. } | Error::Silent { .. } => true,
+            Error::Refused(p) => matches!(p.status, 429 | 503),
+            _ => false,
         }
+    }
+
+    fn of(addr: String, source: reqwest::Error) -> Self {
+        // Without the URL: the sentence has the address.
+        let source = source.without_url();
+        if source.is_connect() { Error::Unreachable { addr, source } } else { Error::NoAnswer { addr, source } }
     }
 }
 
@@ -75,28 +106,27 @@ const TRIES: u32 = 4;
 
 #[derive(Clone)]
 pub struct Client {
-    http: reqwest::Client,
-    addr: String,
+    remote: Remote,
 }
 
 impl Client {
-    /// `addr` as in `CURFEW_ADDR`: `http://127.0.0.1:4690`, or `127.0.0.1:4690`.
+    /// `addr` as in `CURFEW_ADDR`: `http://127.0.0.1:4690`, or `127.0.0.1:4690`; several with commas between them.
     pub fn new(addr: &str) -> Result<Self, Error> {
-        let bad = |why: String| Error::BadAddress { addr: addr.to_owned(), why };
-        let full = if addr.contains("://") { addr.to_owned() } else { format!("http://{addr}") };
-        let url = reqwest::Url::parse(&full).map_err(|e| bad(e.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-            return Err(bad("it needs a scheme and a host".into()));
-        }
-        // Answers twice: another part of the process may have installed the same one before.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).no_proxy();
-        let http = http.build().map_err(|e| bad(e.to_string()))?;
-        Ok(Self { http, addr: full.trim_end_matches('/').to_owned() })
+        Self::with(Options { addr: addr.to_owned(), ..Options::default() })
     }
 
+    /// With credentials, or a CA of one's own.
+    pub fn with(options: Options) -> Result<Self, Error> {
+        Ok(Self { remote: Remote::new(options)? })
+    }
+
+    /// The controller that is asked now.
     pub fn addr(&self) -> &str {
-        &self.addr
+        self.remote.addr()
+    }
+
+    pub(crate) fn remote(&self) -> &Remote {
+        &self.remote
     }
 
     pub async fn submit(&self, request: &SubmitRequest, idempotency_key: Option<&str>) -> Result<OperationView, Error> {
@@ -226,6 +256,75 @@ impl Client {
         self.call(Method::GET, "/v1/queue", None, None, ANSWER).await
     }
 
+    /// The operation when it has finished, however long that takes and whatever controllers come and go; `None` when `within` is over.
+    pub async fn finished(&self, id: OpId, within: Option<Duration>) -> Result<Option<OperationView>, Error> {
+        const LOOK: Duration = Duration::from_secs(30);
+        let until = within.map(|d| tokio::time::Instant::now() + d);
+        loop {
+            let left = until.map(|at| at.saturating_duration_since(tokio::time::Instant::now()));
+            match self.wait(id, left.unwrap_or(LOOK).min(LOOK)).await {
+                Ok(op) if op.state.is_finished() => return Ok(Some(op)),
+                Ok(_) => {}
+                // It is written down; somebody will carry it out.
+                Err(e) if e.is_transient() => tokio::time::sleep(Duration::from_millis(250)).await,
+                Err(e) => return Err(e),
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What happens to it from the row after `after` of its trail on (zero: from its beginning).
+    pub fn events(&self, id: OpId, after: u64) -> Events {
+        Events::new(self.clone(), id, after)
+    }
+
+    /// Jobs as Nomad lists them. `query` as the RPC has it: `namespace`, `prefix`, `managed`, `limit`.
+    pub async fn jobs(&self, query: &[(&str, String)]) -> Result<Vec<JobRow>, Error> {
+        self.call(Method::GET, &with_query("/v1/jobs", query), None, None, CHANGE).await
+    }
+
+    /// One job: its allocations, the clocks of its tasks, and what is under way for it.
+    pub async fn job(&self, job: &str, namespace: Option<&str>) -> Result<JobStatusView, Error> {
+        let path = format!("/v1/jobs/{}", utf8_percent_encode(job, SEGMENT));
+        let query: Vec<(&str, String)> = namespace.map(|n| ("namespace", n.to_owned())).into_iter().collect();
+        self.call(Method::GET, &with_query(&path, &query), None, None, CHANGE).await
+    }
+
+    /// Every node with the state of its drain.
+    pub async fn nodes(&self) -> Result<Vec<NodeView>, Error> {
+        self.call(Method::GET, "/v1/nodes", None, None, CHANGE).await
+    }
+
+    /// The kill clocks that are armed. `query` as the RPC has it: `job`, `namespace`, `limit`.
+    pub async fn clocks(&self, query: &[(&str, String)]) -> Result<ClocksView, Error> {
+        self.call(Method::GET, &with_query("/v1/clocks", query), None, None, ANSWER).await
+    }
+
+    /// Whether Curfew can keep its promises, as the controller sees it.
+    pub async fn doctor(&self) -> Result<DoctorReport, Error> {
+        self.call(Method::GET, "/v1/doctor", None, None, PASS).await
+    }
+
+    /// A pass of the gc beside the controller, or what it would do; its report.
+    pub async fn gc(&self, request: &GcRequest) -> Result<Value, Error> {
+        self.call(Method::POST, "/v1/gc", Some(&to_value(request)), None, PASS).await
+    }
+
+    pub async fn tokens(&self) -> Result<Vec<TokenView>, Error> {
+        self.call(Method::GET, "/v1/tokens", None, None, ANSWER).await
+    }
+
+    /// Its text is in the answer and nowhere else.
+    pub async fn create_token(&self, request: &TokenRequest) -> Result<CreatedToken, Error> {
+        self.act("/v1/tokens", request).await
+    }
+
+    pub async fn revoke_token(&self, id: &str, who: Who) -> Result<TokenView, Error> {
+        self.act(&format!("/v1/tokens/{}/revoke", utf8_percent_encode(id, SEGMENT)), &InterveneRequest { who }).await
+    }
+
     pub async fn status(&self) -> Result<StatusView, Error> {
         self.call(Method::GET, "/v1/status", None, None, ANSWER).await
     }
@@ -263,6 +362,7 @@ impl Client {
         }
     }
 
+    /// Once; where nothing was heard of it, at each of the other addresses as well.
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -271,21 +371,48 @@ impl Client {
         key: Option<&str>,
         timeout: Duration,
     ) -> Result<T, Error> {
-        let mut request = self.http.request(method, format!("{}{path}", self.addr)).timeout(timeout);
+        let mut left = self.remote.count();
+        loop {
+            let addr = self.remote.addr().to_owned();
+            let done = self.call_at(&addr, method.clone(), path, body, key, timeout).await;
+            left -= 1;
+            let elsewhere = match &done {
+                // What a reader did not hear, or what has a key, can be asked of another one.
+                Err(Error::NoAnswer { .. }) => method == Method::GET || key.is_some(),
+                Err(Error::Unreachable { .. }) => true,
+                Err(Error::Refused(p)) => matches!(p.kind.rsplit(':').next(), Some("stopping" | "starting")),
+                _ => false,
+            };
+            if elsewhere {
+                self.remote.leave(&addr);
+            }
+            if !elsewhere || left == 0 {
+                return done;
+            }
+        }
+    }
+
+    async fn call_at<T: DeserializeOwned>(
+        &self,
+        addr: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+        timeout: Duration,
+    ) -> Result<T, Error> {
+        let mut request = self.remote.request(addr, method, path)?.timeout(timeout);
         if let Some(body) = body {
             request = request.json(body);
         }
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
         }
-        let failed = |source: reqwest::Error| {
-            let addr = self.addr.clone();
-            if source.is_connect() { Error::Unreachable { addr, source } } else { Error::NoAnswer { addr, source } }
-        };
+        let failed = |source: reqwest::Error| Error::of(addr.to_owned(), source);
         let response = request.send().await.map_err(failed)?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(failed)?;
-        let not_curfew = |what: String| Error::NotCurfew { addr: self.addr.clone(), what };
+        let not_curfew = |what: String| Error::NotCurfew { addr: addr.to_owned(), what };
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|e| not_curfew(e.to_string()));
         }
@@ -296,6 +423,8 @@ impl Client {
     }
 }
 
+/// It asks every node, or looks at everything there is.
+const PASS: Duration = Duration::from_secs(330);
 const ANSWER: Duration = Duration::from_secs(15);
 /// A submit asks Nomad (parse, read, nodes) before it is written down.
 const CHANGE: Duration = Duration::from_secs(60);

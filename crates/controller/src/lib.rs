@@ -26,7 +26,7 @@ pub use clock::SystemClock;
 pub use lifecycle::{Controller, Counts, Ending, Phase};
 pub use metrics::{GcPass, GcVerdict, Metrics};
 pub use pulse::Loop;
-pub use rpc::description as openapi;
+pub use rpc::{Reaper, TlsError, description as openapi, tokens};
 pub use shutdown::{CLEAN_UP, LONGEST_END};
 pub use start::{Opening, Parts, StartError, hostname, random, start};
 pub use steps::Random;

@@ -27,7 +27,7 @@ use crate::nodes::Nodes;
 use crate::observer::{Observer, Sight};
 use crate::pulse::Pulse;
 use crate::retention;
-use crate::rpc::{self, Front, Server};
+use crate::rpc::{self, Front, Limits, Reaper, Server, Tls, TlsError};
 use crate::shutdown::{Running, WRITE_DOWN};
 use crate::steps::{Random, Tools};
 
@@ -47,6 +47,8 @@ pub struct Parts {
     pub listener: Option<TcpListener>,
     /// Its own: what another controller of this process counts is the other's.
     pub metrics: Metrics,
+    /// What does a pass of the gc on request.
+    pub gc: Option<Reaper>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("the RPC's socket has no address")]
     Listener(#[source] std::io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Starts a controller and returns its handle at once. What was under way before goes on: each clock at its instant, each
@@ -64,21 +68,25 @@ pub enum StartError {
 pub fn start(parts: Parts) -> Result<Controller, StartError> {
     let addr = parts.listener.as_ref().map(TcpListener::local_addr).transpose().map_err(StartError::Listener)?;
     let life = Arc::new(Life::new(parts.nomad.config().timeout));
+    let config = Arc::new(parts.config.clone());
+    let tls = if parts.listener.is_some() { Tls::new(&config, life.stop.clone())? } else { None };
     let controller = Controller { life: life.clone(), addr };
     tokio::spawn(async move {
-        let lived = tokio::spawn(live(parts, life.clone())).await;
+        let lived = tokio::spawn(live(parts, config, tls, life.clone())).await;
         // A panic in the life itself ends it; nobody waits for ever.
         life.advance(Phase::Stopped(lived.unwrap_or(Ending::Aborted)));
     });
     Ok(controller)
 }
 
-async fn live(parts: Parts, life: Arc<Life>) -> Ending {
-    let Parts { nomad, store, clock, config, random, holder, listener, metrics } = parts;
-    let front = Front::new(life.clone(), holder.clone(), clock.clone(), nomad.clone(), metrics.clone());
+async fn live(parts: Parts, config: Arc<Config>, tls: Option<Tls>, life: Arc<Life>) -> Ending {
+    let Parts { nomad, store, clock, config: _, random, holder, listener, metrics, gc } = parts;
+    let limits = Limits::new(&config, metrics.clone());
+    let asks = !config.auth.is_empty();
+    let front = Front::new(life.clone(), holder.clone(), clock.clone(), nomad.clone(), metrics.clone(), asks);
     let addr = listener.as_ref().and_then(|l| l.local_addr().ok());
-    let server = listener.map(|l| Server::start(l, front.clone()));
-    let base = Base { nomad, clock, config: Arc::new(config), random, holder, metrics };
+    let server = listener.map(|l| Server::start(l, front.clone(), tls, limits.clone()));
+    let base = Base { nomad, clock, config, random, holder, metrics, limits, gc };
     let begun = begin(base, store, &life, &front).await;
     match begun {
         Ok(Some(running)) => {
@@ -119,6 +127,8 @@ struct Base {
     random: Random,
     holder: String,
     metrics: Metrics,
+    limits: Limits,
+    gc: Option<Reaper>,
 }
 
 /// Opens the store, takes up what was under way, starts the parts. Nothing when it was stopped meanwhile.
@@ -228,7 +238,7 @@ impl Clocks {
 }
 
 fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, front: &Front) -> Running {
-    let Base { nomad, clock, config, random, holder, metrics } = base;
+    let Base { nomad, clock, config, random, holder, metrics, limits, gc } = base;
     let Clocks { duty, watch, keeper, task: keeper_task, keeping, nudges, pulse } = clocks;
     let (sight, sight_rx) = watch::channel(Sight::Starting);
     let looking_after = tokio::spawn({
@@ -290,6 +300,10 @@ fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, fron
         sight: sight_rx,
         stop: life.stop.clone(),
         metrics,
+        limits,
+        workloads: Arc::default(),
+        gc,
+        turns: Arc::default(),
     });
     let _ = life.running.set(lifecycle::Parts { keeper, steps: steps.clone(), pulse });
     Running {

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::access::{Grant, Scope, Token};
+use crate::clock::ClockRecord;
 use crate::drain::{DrainOptions, MaxParallel, Selection, Strategy};
 use crate::operation::{By, Kind, Lease, Operation, Outcome, State, Target};
 use crate::spec::JobType;
 use crate::submit::Change;
-use crate::{AllocId, Datacenter, JobId, JobKey, Namespace, NodeId, OpId, Timestamp, duration};
+use crate::{
+    AllocId, ClientStatus, Datacenter, Desired, JobId, JobKey, Namespace, NodeId, OpId, TaskName, TaskState, Timestamp, duration,
+};
 
 /// `POST /v1/jobs` and `POST /v1/jobs/plan`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -376,6 +381,178 @@ pub struct StatusView {
     pub keeper: Option<String>,
     /// Kinds that are paused. With `kill` among them nobody is killed.
     pub paused: Vec<KindView>,
+}
+
+/// `POST /v1/tokens`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// Who is to have it: letters, digits, dots, dashes and underscores.
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    pub name: String,
+    #[schema(min_items = 1)]
+    pub scopes: Vec<Scope>,
+    /// Empty: in every namespace. `drain`, `gc` and `admin` reach all of them and take none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<Namespace>,
+    /// Absent: until it is revoked.
+    #[serde(default, with = "duration::text_opt", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<duration::Text>)]
+    pub expires_in: Option<Duration>,
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// A token without its secret, which nobody keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TokenView {
+    pub id: String,
+    pub name: String,
+    pub scopes: Vec<Scope>,
+    /// Empty: in every namespace.
+    pub namespaces: Vec<Namespace>,
+    pub created_at: Timestamp,
+    pub created_by: String,
+    pub expires_at: Option<Timestamp>,
+    /// By whom, when and why.
+    pub revoked: Option<By>,
+}
+
+impl From<Token> for TokenView {
+    fn from(t: Token) -> Self {
+        let Grant { scopes, namespaces } = t.grant;
+        Self {
+            id: t.id,
+            name: t.name,
+            scopes: scopes.into_iter().collect(),
+            namespaces: namespaces.into_iter().collect(),
+            created_at: t.created_at,
+            created_by: t.created_by,
+            expires_at: t.expires_at,
+            revoked: t.revoked,
+        }
+    }
+}
+
+/// A new token. Its text is told once.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CreatedToken {
+    #[serde(flatten)]
+    pub view: TokenView,
+    /// What stands in `Authorization: Bearer …`.
+    #[serde(serialize_with = "tell")]
+    #[schema(value_type = String)]
+    pub token: SecretString,
+}
+
+fn tell<S: serde::Serializer>(secret: &SecretString, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(secret.expose_secret())
+}
+
+/// `POST /v1/gc`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GcRequest {
+    /// Only say what it would do.
+    #[serde(default)]
+    pub dry_run: bool,
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// `GET /v1/jobs`: a job as Nomad's list has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobRow {
+    #[serde(flatten)]
+    pub key: JobKey,
+    #[serde(rename = "type")]
+    pub job_type: JobType,
+    /// `pending`, `running` or `dead`.
+    pub status: String,
+    /// Nomad wants it to end.
+    pub stopped: bool,
+    /// Submitted through Curfew.
+    pub managed: bool,
+    /// The operation that submitted it first.
+    pub operation: Option<String>,
+    /// The periodic or parameterized job that launched it.
+    pub parent: Option<JobId>,
+    pub submitted_at: Option<Timestamp>,
+}
+
+/// `GET /v1/jobs/{job}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobStatusView {
+    #[serde(flatten)]
+    pub row: JobRow,
+    pub version: u64,
+    /// The newest first; at most 100.
+    pub allocations: Vec<AllocView>,
+    /// Operations on it that have not finished.
+    pub operations: Vec<OperationView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AllocView {
+    pub id: AllocId,
+    pub group: String,
+    pub node: String,
+    pub desired: Desired,
+    /// The client's summary. It proves nothing: see `tasks`.
+    pub client_status: ClientStatus,
+    pub tasks: Vec<TaskView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TaskView {
+    pub name: TaskName,
+    pub state: TaskState,
+    /// It has started and is not dead.
+    pub lives: bool,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    /// Its clock, when it was told to end: when it gets SIGKILL.
+    pub kill_at: Option<Timestamp>,
+}
+
+/// `GET /v1/nodes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeView {
+    pub id: NodeId,
+    pub name: String,
+    pub datacenter: Datacenter,
+    pub node_pool: String,
+    pub node_class: String,
+    pub version: String,
+    /// `ready`, `down`, …
+    pub status: String,
+    pub eligible: bool,
+    /// Nomad drains it.
+    pub draining: bool,
+    /// The drain that is under way, else the last one, when Curfew made it.
+    pub drain: Option<NodeDrainView>,
+    /// The live operation that has it.
+    pub operation: Option<OpId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeDrainView {
+    pub operation: OpId,
+    pub started_at: Option<Timestamp>,
+    /// Absent: none.
+    pub deadline: Option<Timestamp>,
+    pub cancelled: bool,
+}
+
+/// `GET /v1/clocks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClocksView {
+    /// From the memory of the controller that keeps them; else as they were written down last.
+    pub live: bool,
+    /// Those of tasks that live, by when they are due; as many as were asked for.
+    pub clocks: Vec<ClockRecord>,
+    /// How many there are.
+    pub armed: usize,
 }
 
 #[cfg(test)]

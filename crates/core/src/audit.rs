@@ -60,6 +60,10 @@ pub enum Action {
     DutyGivenUp,
     ControllerStarted,
     ControllerStopped,
+    TokenCreated,
+    TokenRevoked,
+    /// Somebody asked for a pass of the gc.
+    GcAsked,
 }
 
 impl Action {
@@ -103,6 +107,9 @@ impl Action {
             Action::NodeEligible => "node_eligible",
             Action::DrainAsked => "drain_asked",
             Action::ControllerStopped => "controller_stopped",
+            Action::TokenCreated => "token_created",
+            Action::TokenRevoked => "token_revoked",
+            Action::GcAsked => "gc_asked",
         }
     }
 }

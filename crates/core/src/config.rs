@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Grant, Proof, Workloads};
 use crate::clock::Graces;
 use crate::duration::{text, text_opt};
 use crate::gc;
@@ -92,6 +93,27 @@ pub struct Config {
     pub gc_namespaces: Vec<String>,
     /// `[kinds.NAME]`: what differs for the operations of one kind. In the file only.
     pub kinds: BTreeMap<Kind, Overrides>,
+    /// How callers of the RPC prove who they are. Empty: nobody is asked, and it listens on loopback only.
+    pub auth: Vec<Proof>,
+    /// `[workloads]`: which of Nomad's workload identities may do what. In the file only.
+    pub workloads: Workloads,
+    /// `[certificates.NAME]`: what a client certificate with that DNS name or URI may do. In the file only.
+    pub certificates: BTreeMap<String, Grant>,
+    /// The RPC's certificate with its chain, and its key, in PEM: HTTPS instead of HTTP. Read anew when they change.
+    pub tls_cert: String,
+    pub tls_key: String,
+    /// Demands a certificate signed by one of these of every client.
+    pub tls_client_ca: String,
+    /// The namespaces that jobs may be submitted to; empty means all.
+    pub submit_namespaces: Vec<String>,
+    /// The drivers that submitted tasks may have; empty means all.
+    pub submit_drivers: Vec<String>,
+    /// Requests a second of one caller, and as many at once; zero means no bound.
+    pub rpc_rate: usize,
+    /// Connections to the RPC at the same time.
+    pub rpc_connections: usize,
+    /// Event streams and long polls at the same time.
+    pub rpc_streams: usize,
 }
 
 const fn secs(s: u64) -> Duration {
@@ -130,6 +152,17 @@ impl Default for Config {
             gc_verdicts: vec![],
             gc_namespaces: vec![],
             kinds: BTreeMap::new(),
+            auth: vec![],
+            workloads: Workloads::default(),
+            certificates: BTreeMap::new(),
+            tls_cert: String::new(),
+            tls_key: String::new(),
+            tls_client_ca: String::new(),
+            submit_namespaces: vec![],
+            submit_drivers: vec![],
+            rpc_rate: 2000,
+            rpc_connections: 1024,
+            rpc_streams: 512,
         }
     }
 }
@@ -279,14 +312,56 @@ impl Config {
             ("nomad_connections", self.nomad_connections),
             ("spec_cache", self.spec_cache),
             ("gc_cap", self.gc_cap),
+            ("rpc_connections", self.rpc_connections),
+            ("rpc_streams", self.rpc_streams),
         ] {
             if value == 0 {
                 return bad(format!("{name} must be at least 1"));
             }
         }
         self.gc()?;
+        self.check_access()?;
         if self.max_body_bytes < 1 << 20 {
             return bad("max_body_bytes must be at least 1048576 (1 MiB)".into());
+        }
+        Ok(())
+    }
+
+    /// Who may call, and how it is protected.
+    fn check_access(&self) -> Result<(), BadConfig> {
+        let bad = |s: &str| Err(BadConfig(s.to_owned()));
+        if self.auth.is_empty() && !listens_on_loopback(&self.listen) {
+            return Err(BadConfig(format!(
+                "listen = \"{}\" is not loopback: anybody who reaches it could run code on the cluster. Set auth = [\"tokens\"] (and make one with curfew token create), or listen on 127.0.0.1",
+                self.listen
+            )));
+        }
+        match (self.tls_cert.is_empty(), self.tls_key.is_empty()) {
+            (true, false) => return bad("tls_key is set, tls_cert is not"),
+            (false, true) => return bad("tls_cert is set, tls_key is not"),
+            (true, true) if !self.tls_client_ca.is_empty() => return bad("tls_client_ca needs tls_cert and tls_key as well"),
+            _ => {}
+        }
+        if self.auth.contains(&Proof::Certificates) && self.tls_client_ca.is_empty() {
+            return bad("auth has \"certificates\": tls_client_ca must name the CA that signs them");
+        }
+        if self.auth.contains(&Proof::Certificates) && self.certificates.is_empty() {
+            return bad("auth has \"certificates\": [certificates.NAME] must say what each may do");
+        }
+        if self.auth.contains(&Proof::Workloads) && (self.workloads.rules.is_empty() || self.workloads.audience.is_empty()) {
+            return bad("auth has \"workloads\": [workloads] must have an audience and at least one of [[workloads.rules]]");
+        }
+        for (name, grant) in &self.certificates {
+            grant.check().map_err(|e| BadConfig(format!("certificates.\"{name}\": {e}")))?;
+        }
+        for (i, rule) in self.workloads.rules.iter().enumerate() {
+            if rule.claims.is_empty() {
+                return Err(BadConfig(format!(
+                    "rule {} of [workloads] names no claim: it would be for every task of the cluster",
+                    i + 1
+                )));
+            }
+            rule.grant().check().map_err(|e| BadConfig(format!("rule {} of [workloads]: {e}", i + 1)))?;
         }
         Ok(())
     }
@@ -325,6 +400,12 @@ impl Config {
     }
 }
 
+/// Whether only this machine can reach it. A name other than `localhost` may be anywhere.
+pub fn listens_on_loopback(listen: &str) -> bool {
+    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host).trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +424,47 @@ mod tests {
         let shown = format!("{c:?}");
         assert!(shown.contains("\"postgres:…\"") && !shown.contains("sesame"), "{shown}");
         assert!(format!("{:?}", Config::default()).contains("\"sqlite:curfew.db\""));
+    }
+
+    #[test]
+    fn off_loopback_somebody_must_be_asked_who_they_are() {
+        for (listen, loopback) in
+            [("127.0.0.1:4690", true), ("[::1]:1", true), ("localhost:1", true), ("127.9.9.9:0", true)].into_iter().chain([
+                ("0.0.0.0:4690", false),
+                ("[::]:4690", false),
+                ("10.0.0.1:4690", false),
+                ("curfew.example:4690", false),
+                (":4690", false),
+            ])
+        {
+            assert_eq!(listens_on_loopback(listen), loopback, "{listen}");
+            let c = Config { listen: listen.into(), ..Config::default() };
+            assert_eq!(c.check().is_ok(), loopback, "{listen}");
+            Config { auth: vec![Proof::Tokens], ..c }.check().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_proofs_need_is_there_and_a_grant_that_contradicts_itself_is_refused() {
+        let refused = |json: &str| {
+            let c: Result<Config, _> = serde_json::from_str(json);
+            c.map_err(|e| e.to_string()).and_then(|c| c.check().map_err(|e| e.to_string())).unwrap_err()
+        };
+        for (json, said) in [
+            (r#"{"auth": ["passwords"]}"#, "passwords"),
+            (r#"{"auth": ["workloads"]}"#, "[[workloads.rules]]"),
+            (r#"{"workloads": {"rules": [{"claims": {}, "scopes": ["read"]}]}}"#, "every task"),
+            (r#"{"workloads": {"rules": [{"claims": {"a": "b"}, "scopes": ["drain"], "namespaces": ["x"]}]}}"#, "drain"),
+            (r#"{"workloads": {"rules": [{"claims": {"a": "b"}, "scopes": ["read"], "namespace": ["x"]}]}}"#, "namespace"),
+            (r#"{"auth": ["certificates"]}"#, "tls_client_ca"),
+            (r#"{"tls_cert": "a"}"#, "tls_key"),
+            (r#"{"tls_client_ca": "a"}"#, "tls_cert"),
+            (r#"{"certificates": {"a": {"scopes": []}}}"#, "scope"),
+            (r#"{"certificates": {"a": {"scopes": ["read"], "namespace": ["x"]}}}"#, "namespace"),
+        ] {
+            let e = refused(json);
+            assert!(e.contains(said), "{json}: {e}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, waits, or asks for the time: `now` is an argument. What Nomad shows goes in, what to do comes out.
 
+pub mod access;
 pub mod alloc;
 pub mod api;
 pub mod audit;

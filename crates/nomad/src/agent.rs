@@ -55,6 +55,11 @@ impl Nomad {
         self.ask_agent(None).await
     }
 
+    /// The public keys with which Nomad signs workload identities (a JWK set).
+    pub async fn workload_keys(&self) -> Result<Value, Error> {
+        self.send(Call::new(Route::WorkloadKeys, &[])).await?.json()
+    }
+
     /// The longest `kill_timeout` that the client agent at this address grants: `host:port` as a node's `HTTPAddr` has it, with
     /// the scheme of the configured address. `None` when that agent is no client.
     pub async fn agent_max_kill_timeout(&self, http_addr: &str) -> Result<Option<Duration>, Error> {

@@ -62,6 +62,11 @@ impl JobFilter {
         &self.0
     }
 
+    /// Whatever there is.
+    pub fn any() -> Self {
+        Self(String::new())
+    }
+
     /// Jobs submitted through Curfew.
     pub fn managed() -> Self {
         Self(r#"Meta.curfew_managed == "true""#.into())

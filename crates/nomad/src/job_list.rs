@@ -106,7 +106,10 @@ impl JobPages {
     /// The next page; `None` after the last. One job that cannot be read fails the page: nothing follows from half a list.
     pub async fn next(&mut self) -> Result<Option<Vec<JobStub>>, Error> {
         let mut call = Call::new(Route::Jobs, &[]).query("namespace", &*self.namespace).query("meta", "true");
-        call = call.query("per_page", self.nomad.config().per_page.max(1).to_string()).query("filter", self.filter.as_str());
+        call = call.query("per_page", self.nomad.config().per_page.max(1).to_string());
+        if !self.filter.as_str().is_empty() {
+            call = call.query("filter", self.filter.as_str());
+        }
         if let Some(prefix) = &self.prefix {
             call = call.query("prefix", prefix.as_str());
         }
@@ -135,6 +138,11 @@ impl Nomad {
     /// A list by filter. `namespace` may be `*`.
     pub fn jobs(&self, filter: JobFilter, namespace: &str) -> JobPages {
         JobPages { nomad: self.clone(), filter, namespace: namespace.to_owned(), prefix: None, next: Next::First }
+    }
+
+    /// The jobs whose ids begin so.
+    pub fn jobs_named(&self, filter: JobFilter, namespace: &str, prefix: Option<String>) -> JobPages {
+        JobPages { prefix, ..self.jobs(filter, namespace) }
     }
 
     /// One job as the list shows it, read now. `None` when the list does not hold it.

@@ -75,6 +75,7 @@ routes! {
     ClientStats: "GET" "/v1/client/stats" needs "node policy read";
     AgentSelf: "GET" "/v1/agent/self" needs "agent policy read";
     Members: "GET" "/v1/agent/members" needs "node policy read";
+    WorkloadKeys: "GET" "/.well-known/jwks.json" needs "no capability";
     Leader: "GET" "/v1/status/leader" needs "no capability";
     Events: "GET" "/v1/event/stream" needs "namespace capability read-job in every namespace, and node policy read";
 }

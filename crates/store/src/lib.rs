@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use curfew_core::access::Token;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Lease, Operation, Outcome, Progress, Request, State, Target};
@@ -256,6 +257,12 @@ pub trait Store: Send + Sync + 'static {
     async fn put_clocks(&self, clocks: Vec<ClockRecord>, audit: Vec<AuditEntry>) -> Result<()>;
     async fn remove_clocks(&self, keys: Vec<ClockKey>, audit: Vec<AuditEntry>) -> Result<()>;
     async fn clocks(&self) -> Result<Vec<ClockRecord>>;
+
+    /// Writes a token (insert or replace by its id) with its audit rows.
+    async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()>;
+    async fn token(&self, id: &str) -> Result<Option<Token>>;
+    /// All of them, those that ended too; by id.
+    async fn tokens(&self) -> Result<Vec<Token>>;
 
     async fn append_audit(&self, audit: Vec<AuditEntry>) -> Result<()>;
     async fn audit(&self, filter: AuditFilter) -> Result<Vec<AuditRow>>;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use curfew_core::access::Token;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation, State};
@@ -27,6 +28,7 @@ struct Tables {
     rows: Rows,
     kinds: BTreeMap<Kind, KindRow>,
     clocks: BTreeMap<ClockKey, ClockRecord>,
+    tokens: BTreeMap<String, Token>,
     audit: BTreeMap<u64, AuditEntry>,
     last_seq: u64,
     closed: bool,
@@ -35,8 +37,15 @@ struct Tables {
 impl MemoryStore {
     pub fn new() -> Arc<MemoryStore> {
         let kinds = Kind::ALL.map(|k| (k, rules::kind(k))).into();
-        let tables =
-            Tables { rows: Rows::default(), kinds, clocks: BTreeMap::new(), audit: BTreeMap::new(), last_seq: 0, closed: false };
+        let tables = Tables {
+            rows: Rows::default(),
+            kinds,
+            clocks: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            audit: BTreeMap::new(),
+            last_seq: 0,
+            closed: false,
+        };
         Arc::new(MemoryStore { tables: Mutex::new(tables), changes: broadcast::channel(CHANGES).0 })
     }
 
@@ -305,6 +314,22 @@ impl Store for MemoryStore {
 
     async fn clocks(&self) -> Result<Vec<ClockRecord>> {
         Ok(self.tables()?.clocks.values().cloned().collect())
+    }
+
+    async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()> {
+        self.write(|t| {
+            t.tokens.insert(token.id.clone(), token);
+            t.append(audit);
+            Ok(())
+        })
+    }
+
+    async fn token(&self, id: &str) -> Result<Option<Token>> {
+        Ok(self.tables()?.tokens.get(id).cloned())
+    }
+
+    async fn tokens(&self) -> Result<Vec<Token>> {
+        Ok(self.tables()?.tokens.values().cloned().collect())
     }
 
     async fn append_audit(&self, audit: Vec<AuditEntry>) -> Result<()> {

@@ -57,7 +57,7 @@ mod keeps {
             store.check().await.unwrap();
         }
         let versions = schema.client().await.query_one("SELECT count(*) FROM schema_version", &[]).await.unwrap();
-        assert_eq!(versions.get::<_, i64>(0), 2, "a row for each step");
+        assert_eq!(versions.get::<_, i64>(0), 3, "a row for each step");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

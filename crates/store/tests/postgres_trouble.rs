@@ -152,7 +152,7 @@ mod trouble {
         admin.batch_execute("INSERT INTO newer.schema_version VALUES (7, '9.1.0')").await.unwrap();
         let said = refused(&in_schema("newer")).await;
         assert!(said.ends_with(
-            "was made by a newer curfew (9.1.0): schema 7, this one knows 2; upgrade curfew, or name another --database"
+            "was made by a newer curfew (9.1.0): schema 7, this one knows 3; upgrade curfew, or name another --database"
         ));
 
         // Its own schema, beside the others' tables.

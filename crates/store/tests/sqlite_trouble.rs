@@ -69,7 +69,7 @@ mod trouble {
         drop(raw);
         assert_eq!(
             refused(&path, dir.path()),
-            "the database DIR/curfew.db was made by a newer curfew (9.1.0): schema 7, this one knows 3; upgrade curfew, or name \
+            "the database DIR/curfew.db was made by a newer curfew (9.1.0): schema 7, this one knows 4; upgrade curfew, or name \
              another --database"
         );
     }

@@ -17,6 +17,8 @@ pub enum Node {
     Drain(NodeDrain),
     /// Cancel drains of nodes, and let what Curfew drained take allocations again.
     Undrain(NodeUndrain),
+    /// List nodes with the state of their drains.
+    List(Output),
 }
 
 #[derive(Subcommand)]

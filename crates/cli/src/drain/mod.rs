@@ -13,24 +13,26 @@ use crate::exit::{Exit, Usage};
 use crate::job::detached;
 use crate::op::Watch;
 use crate::output::{can_ask, confirm, error, json, line, note, width};
+use crate::remote::Remote;
 use args::{Datacenter, How, Node, UndrainHow};
 
-pub async fn node(addr: &str, command: Node) -> anyhow::Result<Exit> {
+pub async fn node(remote: &Remote, command: Node) -> anyhow::Result<Exit> {
     match command {
-        Node::Drain(args) => drain(addr, args.nodes.selection()?, args.how).await,
-        Node::Undrain(args) => undrain(addr, args.nodes.selection()?, args.how).await,
+        Node::Drain(args) => drain(remote, args.nodes.selection()?, args.how).await,
+        Node::Undrain(args) => undrain(remote, args.nodes.selection()?, args.how).await,
+        Node::List(output) => crate::look::nodes(remote, output).await,
     }
 }
 
-pub async fn datacenter(addr: &str, command: Datacenter) -> anyhow::Result<Exit> {
+pub async fn datacenter(remote: &Remote, command: Datacenter) -> anyhow::Result<Exit> {
     match command {
-        Datacenter::Drain(args) => drain(addr, args.datacenter.selection()?, args.how).await,
-        Datacenter::Undrain(args) => undrain(addr, args.datacenter.selection()?, args.how).await,
+        Datacenter::Drain(args) => drain(remote, args.datacenter.selection()?, args.how).await,
+        Datacenter::Undrain(args) => undrain(remote, args.datacenter.selection()?, args.how).await,
     }
 }
 
-async fn drain(addr: &str, selection: Selection, how: How) -> anyhow::Result<Exit> {
-    let client = Client::new(addr)?;
+async fn drain(remote: &Remote, selection: Selection, how: How) -> anyhow::Result<Exit> {
+    let client = remote.client()?;
     let request = how.request(selection);
     if how.dry_run {
         let plan = client.drain_plan(&request).await.map_err(typed)?;
@@ -73,8 +75,8 @@ async fn drain(addr: &str, selection: Selection, how: How) -> anyhow::Result<Exi
     follow(&client, op, how.output.json, how.waiting.timeout, how.fail_on_kill).await
 }
 
-async fn undrain(addr: &str, selection: Selection, how: UndrainHow) -> anyhow::Result<Exit> {
-    let client = Client::new(addr)?;
+async fn undrain(remote: &Remote, selection: Selection, how: UndrainHow) -> anyhow::Result<Exit> {
+    let client = remote.client()?;
     let op = client.undrain(&how.request(selection), None).await.map_err(typed)?;
     if how.waiting.detach {
         return detached(&op, how.output.json);

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use curfew_core::config::Config;
 use curfew_core::doctor::{self, Check, Report, Skew, Verdict};
+use curfew_core::operation::By;
 use curfew_core::{Clock, Timestamp, duration};
 use curfew_nomad::{AgentSelf, Error, Nomad};
 
@@ -85,6 +86,14 @@ pub async fn examine(nomad: &Nomad, config: &Config, clock: Arc<dyn Clock>) -> R
     checks.push(agent_clock);
     checks.extend(nodes);
     Report::new(at, nomad.address(), checks)
+}
+
+/// Whether somebody told the controllers to kill nobody.
+pub fn kill_clocks(paused: Option<&By>) -> Check {
+    let Some(by) = paused else { return Check::ok("kill clocks", "not paused") };
+    let why = by.reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default();
+    let found = format!("paused by {} at {}{why}: no task is killed", by.actor, by.at);
+    Check::failed("kill clocks", found, "curfew kind resume kill")
 }
 
 fn led(leader: Result<String, Why>) -> Check {

@@ -232,6 +232,10 @@ impl Book {
         census
     }
 
+    pub fn clocks(&self) -> Vec<ClockRecord> {
+        self.allocs.values().flat_map(|t| t.records.iter().filter(|r| r.ended_at.is_none()).cloned()).collect()
+    }
+
     /// What was written down before a restart. Each clock keeps its instant.
     pub fn restore(&mut self, records: Vec<ClockRecord>) {
         for r in records {

@@ -40,25 +40,57 @@ use crate::duty::Duty;
 
 enum Msg {
     Observed(Vec<Allocation>),
-    Registered { key: JobKey, spec: Box<JobSpec> },
+    Registered {
+        key: JobKey,
+        spec: Box<JobSpec>,
+    },
     Purged(JobKey),
-    Resynced { began: Timestamp },
+    Resynced {
+        began: Timestamp,
+    },
     Gap,
     NodeSeen(Box<NodeStub>),
     NodeRead(NodeId, Result<Option<NodeStub>, ()>),
     OnNode(Vec<(Allocation, JobSpec)>),
-    DrainReport { op: OpId, node: NodeId, reply: oneshot::Sender<Option<DrainReport>> },
+    DrainReport {
+        op: OpId,
+        node: NodeId,
+        reply: oneshot::Sender<Option<DrainReport>>,
+    },
     EvalDone(EvalId),
     Fresh(AllocId, Result<Option<(Allocation, Option<JobSpec>)>, ()>),
     Answered(AllocId, Vec<(ClockKey, Timestamp, Answer)>),
     Told(Box<Operation>),
-    StopDeleted { op: OpId, key: JobKey, index: u64, eval: Option<EvalId>, reply: oneshot::Sender<()> },
-    Changed { op: Box<Operation>, reply: oneshot::Sender<()> },
-    TakeUp { epoch: u64, clocks: Vec<ClockRecord>, live: Vec<Operation>, reply: oneshot::Sender<()> },
+    StopDeleted {
+        op: OpId,
+        key: JobKey,
+        index: u64,
+        eval: Option<EvalId>,
+        reply: oneshot::Sender<()>,
+    },
+    Changed {
+        op: Box<Operation>,
+        reply: oneshot::Sender<()>,
+    },
+    TakeUp {
+        epoch: u64,
+        clocks: Vec<ClockRecord>,
+        live: Vec<Operation>,
+        reply: oneshot::Sender<()>,
+    },
     StandBy,
-    Report { op: OpId, key: JobKey, reply: oneshot::Sender<Option<StopReport>> },
-    Newest { key: JobKey, reply: oneshot::Sender<Option<Arc<JobSpec>>> },
+    Report {
+        op: OpId,
+        key: JobKey,
+        reply: oneshot::Sender<Option<StopReport>>,
+    },
+    Newest {
+        key: JobKey,
+        reply: oneshot::Sender<Option<Arc<JobSpec>>>,
+    },
     Census(oneshot::Sender<Census>),
+    /// The clocks that are armed; `None` where none are kept.
+    Clocks(oneshot::Sender<Option<Vec<ClockRecord>>>),
     Flushed,
 }
 
@@ -75,6 +107,7 @@ impl Msg {
                 | Msg::StandBy
                 | Msg::Newest { .. }
                 | Msg::Census(_)
+                | Msg::Clocks(_)
                 | Msg::Flushed
         )
     }
@@ -202,6 +235,10 @@ impl Keeper {
     /// All zero where the clocks are not kept.
     pub async fn census(&self) -> Census {
         self.ask(Msg::Census).await.unwrap_or_default()
+    }
+    /// The clocks that are armed; `None` where another controller keeps them.
+    pub async fn clocks(&self) -> Option<Vec<ClockRecord>> {
+        self.ask(Msg::Clocks).await.flatten()
     }
     /// Which allocations of the job are not over, read now (together with other jobs that ask).
     pub async fn not_over(&self, key: JobKey) -> Result<Vec<Allocation>, String> {
@@ -395,6 +432,9 @@ impl Actor {
             }
             Msg::Census(reply) => {
                 let _ = reply.send(book.census(now));
+            }
+            Msg::Clocks(reply) => {
+                let _ = reply.send(self.keeps.is_some().then(|| book.clocks()));
             }
             Msg::Flushed => {
                 self.flushing = false;

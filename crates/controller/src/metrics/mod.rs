@@ -27,7 +27,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::keeper::Answer;
 pub use gc::{GcPass, GcVerdict};
 pub(crate) use now::{InDatabase, Now};
-pub(crate) use rpc::measure;
+pub(crate) use rpc::{Why, measure};
 
 /// What a scrape is answered with.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

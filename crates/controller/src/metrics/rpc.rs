@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
-use super::Metrics;
+use super::{Metrics, from_zero};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByStatus {
@@ -26,9 +26,50 @@ struct ByRoute {
     route: String,
 }
 
+/// Why a request or a connection was refused or cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    Unauthenticated,
+    Forbidden,
+    Rate,
+    /// Too many streams and long polls.
+    Streams,
+    /// Too many connections.
+    Connections,
+    /// No TLS, or no good client certificate.
+    Handshake,
+    /// The head or the body did not come in time.
+    Slow,
+    /// The body is too large.
+    Body,
+}
+
+impl Why {
+    pub const ALL: [Why; 8] =
+        [Why::Unauthenticated, Why::Forbidden, Why::Rate, Why::Streams, Why::Connections, Why::Handshake, Why::Slow, Why::Body];
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Why::Unauthenticated => "unauthenticated",
+            Why::Forbidden => "forbidden",
+            Why::Rate => "rate",
+            Why::Streams => "streams",
+            Why::Connections => "connections",
+            Why::Handshake => "handshake",
+            Why::Slow => "slow",
+            Why::Body => "body",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByWhy {
+    why: &'static str,
+}
+
 pub(super) struct Requests {
     answered: Family<ByStatus, Counter>,
     seconds: Family<ByRoute, Histogram>,
+    refused: Family<ByWhy, Counter>,
 }
 
 /// The longest is a long poll of five minutes.
@@ -36,12 +77,27 @@ const SECONDS: [f64; 9] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 300.0
 
 impl Requests {
     pub(super) fn register(registry: &mut Registry) -> Self {
-        let all = Self { answered: Family::default(), seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)) };
+        let all = Self {
+            answered: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            refused: Family::default(),
+        };
         let help = "Requests of the RPC that were answered, by method, route and status";
         registry.register("rpc_requests", help, all.answered.clone());
         let help = "How long requests of the RPC took to the head of their answer; some wait because they were asked to";
         registry.register_with_unit("rpc_request_duration", help, Unit::Seconds, all.seconds.clone());
+        let help = "Requests and connections of the RPC that were refused or cut, by why";
+        registry.register("rpc_refused", help, all.refused.clone());
+        for why in Why::ALL {
+            from_zero(&all.refused, &ByWhy { why: why.as_str() });
+        }
         all
+    }
+}
+
+impl Metrics {
+    pub(crate) fn refused(&self, why: Why) {
+        self.0.rpc.refused.get_or_create(&ByWhy { why: why.as_str() }).inc();
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use curfew_core::access::Token;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation};
@@ -149,5 +150,8 @@ measured! {
     clocks() -> Vec<ClockRecord>;
     append_audit(audit: Vec<AuditEntry>) -> ();
     audit(filter: AuditFilter) -> Vec<AuditRow>;
+    put_token(token: Token, audit: Vec<AuditEntry>) -> ();
+    token(id: &str) -> Option<Token>;
+    tokens() -> Vec<Token>;
     check() -> ();
 }

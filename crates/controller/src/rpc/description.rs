@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use curfew_core::api::Problem;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn, PathItem};
 use utoipa::openapi::schema::{AdditionalProperties, Object, Schema, Type};
-use utoipa::openapi::{Components, Content, Header, Info, License, OpenApi, Ref, RefOr, Response, ResponseBuilder, Tag};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    Components, Content, Header, Info, License, OpenApi, Ref, RefOr, Required, Response, ResponseBuilder, Tag,
+};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
+use super::access::{self, Need};
 use super::{probes, routes};
 
 /// In the head of every request that makes an operation.
@@ -20,23 +24,30 @@ pub struct Key {
     idempotency_key: Option<String>,
 }
 
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 6] = [
     ("jobs", "Submit, plan, stop and look at jobs."),
     ("nodes", "Empty nodes and datacenters, and look at nodes."),
     ("operations", "What was asked for, what came of it, and stepping in."),
     ("kinds", "Whole kinds of operations."),
+    ("tokens", "Who may call."),
     ("controller", "The controller itself."),
 ];
 
+const BEARER: &str = "bearer";
+
 /// What any request may be answered with, beside what its route says. The problem's `type` says more.
-const PROBLEMS: [(&str, &str); 9] = [
+const PROBLEMS: [(&str, &str); 13] = [
     ("400", "The request cannot be read."),
+    ("401", "Say who you are."),
+    ("403", "That is not yours to do."),
     ("404", "There is no such thing."),
     ("405", "The path takes another method."),
+    ("408", "The body did not arrive in time."),
     ("409", "It cannot be done now."),
     ("413", "The body is too large."),
     ("415", "The body is not said to be JSON."),
     ("422", "What it asks for is not possible."),
+    ("429", "Too many requests: ask again after `Retry-After` seconds."),
     ("502", "Nomad refused the controller."),
     ("503", "Not now: ask again after `Retry-After` seconds."),
 ];
@@ -54,14 +65,18 @@ pub fn description() -> OpenApi {
         .build();
     api.tags = Some(TAGS.map(|(name, what)| Tag::builder().name(name).description(Some(what)).build()).into());
     for (path, item) in &mut api.paths.paths {
-        for operation in operations(item) {
-            complete(path, operation);
+        for (method, operation) in operations(item) {
+            complete(method, path, operation);
         }
     }
     let components = api.components.get_or_insert_default();
     components.schemas.insert(Problem::name().into(), Problem::schema());
     flatten(components);
     components.responses.insert("Problem".into(), problem().into());
+    let bearer = Http::builder()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("A token of Curfew's, or a workload identity of Nomad's, where the controller asks for one (`auth`)."));
+    components.security_schemes.insert(BEARER.into(), SecurityScheme::Http(bearer.build()).into());
     api
 }
 
@@ -73,15 +88,41 @@ pub fn text() -> String {
     text
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [item.get.as_mut(), item.post.as_mut(), item.delete.as_mut()].into_iter().flatten()
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    [("GET", item.get.as_mut()), ("POST", item.post.as_mut())].into_iter().filter_map(|(method, op)| Some((method, op?)))
+}
+
+fn request_id() -> Header {
+    let text = Object::builder().schema_type(Type::String).build();
+    Header::builder().schema(Some(text)).description(Some("The request's, else a new one.")).build()
 }
 
 /// What holds for every request.
-fn complete(path: &str, operation: &mut Operation) {
-    let probe = ["/healthz", "/readyz", "/openapi.json"].contains(&path);
+fn complete(method: &str, path: &str, operation: &mut Operation) {
+    let need = access::need(method, path);
+    let scope = match need {
+        Need::Nothing => None,
+        Need::Scope(scope) => Some(format!("Needs the scope `{scope}`.")),
+        Need::OfKind => Some("Needs the scope of the operation's kind.".to_owned()),
+    };
+    if let Some(scope) = scope {
+        operation.description = Some(operation.description.take().map_or(scope.clone(), |d| format!("{d}\n\n{scope}")));
+        operation.security = Some(vec![SecurityRequirement::new::<_, _, String>(BEARER, [])]);
+    }
+    let id = Parameter::builder()
+        .name("X-Request-Id")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some("A word for the log; the answer has it again."))
+        .schema(Some(Object::builder().schema_type(Type::String).pattern(Some("^[A-Za-z0-9_.:-]{1,64}$"))));
+    operation.parameters.get_or_insert_default().push(id.build().into());
     let responses = &mut operation.responses.responses;
-    if !probe {
+    for response in responses.values_mut() {
+        if let RefOr::T(response) = response {
+            response.headers.insert("X-Request-Id".into(), request_id().into());
+        }
+    }
+    if need != Need::Nothing {
         for (status, _) in PROBLEMS {
             responses.entry(status.into()).or_insert_with(|| RefOr::Ref(Ref::from_response_name("Problem")));
         }
@@ -96,6 +137,7 @@ fn problem() -> Response {
         .description(format!("RFC 9457. {}", meanings.join(" ")))
         .content("application/problem+json", Content::new(Some(Ref::from_schema_name("Problem"))))
         .header("Retry-After", retry.build())
+        .header("X-Request-Id", request_id())
         .build()
 }
 
@@ -104,13 +146,10 @@ fn problem() -> Response {
 fn flatten(components: &mut Components) {
     let known = components.schemas.clone();
     for (name, schema) in &mut components.schemas {
-        let RefOr::T(Schema::AllOf(all)) = schema else { continue };
-        let Some(parts) = all.items.iter().map(|part| object(part, &known)).collect::<Option<Vec<Object>>>() else { continue };
-        let mut whole = Object::builder().schema_type(Type::Object).description(all.description.clone()).build();
-        for part in parts {
-            whole.properties.extend(part.properties);
-            whole.required.extend(part.required);
+        if !matches!(schema, RefOr::T(Schema::AllOf(_))) {
+            continue;
         }
+        let Some(mut whole) = object(schema, &known) else { continue };
         // A misspelled field of a request is refused, and not taken for the default.
         if name.ends_with("Request") {
             whole.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
@@ -122,10 +161,15 @@ fn flatten(components: &mut Components) {
 fn object(part: &RefOr<Schema>, known: &BTreeMap<String, RefOr<Schema>>) -> Option<Object> {
     match part {
         RefOr::T(Schema::Object(object)) => Some(object.clone()),
-        RefOr::T(Schema::AllOf(all)) => match all.items.as_slice() {
-            [one] => object(one, known),
-            _ => None,
-        },
+        RefOr::T(Schema::AllOf(all)) => {
+            let mut whole = Object::builder().schema_type(Type::Object).description(all.description.clone()).build();
+            for part in &all.items {
+                let part = object(part, known)?;
+                whole.properties.extend(part.properties);
+                whole.required.extend(part.required);
+            }
+            Some(whole)
+        }
         RefOr::Ref(r) => object(known.get(r.ref_location.rsplit('/').next()?)?, known),
         RefOr::T(_) => None,
     }
@@ -162,7 +206,7 @@ mod tests {
         let table: String = docs.lines().filter(|l| l.starts_with("| [`")).collect();
         for (path, item) in &mut description().paths.paths {
             assert!(table.contains(path.as_str()), "{path} is not in the table of docs/rpc.md");
-            for operation in operations(item) {
+            for (_, operation) in operations(item) {
                 assert!(operation.summary.is_some(), "{path} says nothing about itself");
                 assert!(
                     operation.tags.as_ref().is_some_and(|t| TAGS.iter().any(|(name, _)| t[0] == *name)),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use curfew_core::api::{DrainPlan, DrainRequest, NodePlan, OperationView, UndrainRequest};
@@ -19,7 +19,7 @@ use futures::TryStreamExt;
 use super::description::Key;
 use super::jobs::idempotency;
 use super::problem::Refusal;
-use super::{Body, Peer, Rpc, actor};
+use super::{Body, Caller, Rpc};
 use crate::keeper::DrainReport;
 use crate::nodes;
 use crate::steps::drain_node::{of_node, others};
@@ -302,7 +302,7 @@ fn problems(plans: &[NodePlan]) -> Vec<String> {
 )]
 pub async fn drain(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     headers: HeaderMap,
     Body(request): Body<DrainRequest>,
 ) -> Result<Response, Refusal> {
@@ -339,7 +339,7 @@ pub async fn drain(
             id: OpId::new(now),
             parent: None,
             request: request_of,
-            actor: actor(&request.who, peer),
+            actor: caller.actor(&request.who),
             reason: request.who.reason,
             at: now,
             deadline,
@@ -357,7 +357,7 @@ pub async fn drain(
 )]
 pub async fn undrain(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     headers: HeaderMap,
     Body(request): Body<UndrainRequest>,
 ) -> Result<Response, Refusal> {
@@ -373,7 +373,7 @@ pub async fn undrain(
             nodes: refs(&chosen.nodes),
             all: request.all,
         },
-        actor: actor(&request.who, peer),
+        actor: caller.actor(&request.who),
         reason: request.who.reason,
         at: now,
         deadline: None,

@@ -1,24 +1,23 @@
 //! What people do to operations and kinds; each is in the audit trail with who and why.
 
 use axum::Json;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use curfew_core::api::{ExtendRequest, InterveneRequest, KindView, OperationView, PauseKindRequest, Who};
-use curfew_core::operation::{By, Intervention, Kind};
+use curfew_core::operation::{Intervention, Kind};
 use curfew_core::{OpId, duration};
 use curfew_store::KindRow;
 use utoipa::ToSchema;
 
 use super::problem::Refusal;
-use super::{Body, Named, Peer, Rpc, actor};
+use super::{Body, Caller, Named, Rpc};
 
 impl Rpc {
-    fn by(&self, who: Who, peer: std::net::SocketAddr) -> By {
-        By { actor: actor(&who, peer), reason: who.reason.filter(|r| !r.is_empty()), at: self.clock.now() }
-    }
-
-    async fn intervene(&self, id: &str, what: Intervention, by: By) -> Result<Json<OperationView>, Refusal> {
+    async fn intervene(&self, caller: &Caller, id: &str, what: Intervention, who: Who) -> Result<Json<OperationView>, Refusal> {
         self.accepting()?;
-        let op = self.store.intervene(operation_id(id)?, what, by).await?;
+        let id = operation_id(id)?;
+        let kind = self.visible(caller, id).await?.kind();
+        caller.may_touch(kind)?;
+        let op = self.store.intervene(id, what, caller.by(who, self.clock.now())).await?;
         // Before the answer: a clock that was moved is not the old one any more when the caller hears of it. Where another
         // controller keeps the clocks it hears of the change through the database.
         self.keeper.changed(op.clone()).await;
@@ -52,7 +51,7 @@ enum Word {
 )]
 pub async fn intervene(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     Named((id, what)): Named<(String, String)>,
     Body(request): Body<InterveneRequest>,
 ) -> Result<Json<OperationView>, Refusal> {
@@ -70,7 +69,7 @@ pub async fn intervene(
             return Err(Refusal::not_found(detail));
         }
     };
-    rpc.intervene(&id, what, rpc.by(request.who, peer)).await
+    rpc.intervene(&caller, &id, what, request.who).await
 }
 
 /// Move an operation's deadline. One of `by` and `until`.
@@ -81,7 +80,7 @@ pub async fn intervene(
 )]
 pub async fn extend(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     Named(id): Named<String>,
     Body(request): Body<ExtendRequest>,
 ) -> Result<Json<OperationView>, Refusal> {
@@ -94,7 +93,7 @@ pub async fn extend(
             return Err(Refusal::bad_request(detail));
         }
     };
-    let Json(mut view) = rpc.intervene(&id, what, rpc.by(request.who, peer)).await?;
+    let Json(mut view) = rpc.intervene(&caller, &id, what, request.who).await?;
     // Nomad's own clock runs as well.
     if let (Some(job), Some(deadline)) = (view.target.job(), view.deadline)
         && let Some(spec) = rpc.keeper.newest(job.clone()).await
@@ -134,7 +133,7 @@ fn kind_named(name: &str) -> Result<Kind, Refusal> {
 )]
 pub async fn pause_kind(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     Named(kind): Named<String>,
     Body(request): Body<PauseKindRequest>,
 ) -> Result<Json<KindView>, Refusal> {
@@ -144,7 +143,7 @@ pub async fn pause_kind(
         let detail = "while kill is paused no task is killed, however late it is; say \"yes_really\": true (curfew kind pause kill --yes-really) if that is what you want";
         return Err(Refusal::unsure(detail.into()));
     }
-    let row = rpc.store.pause_kind(kind, rpc.by(request.who, peer)).await?;
+    let row = rpc.store.pause_kind(kind, caller.by(request.who, rpc.clock.now())).await?;
     // Before the answer, so that nothing is sent after it.
     rpc.duty.look().await?;
     Ok(Json(view(row)))
@@ -157,12 +156,12 @@ pub async fn pause_kind(
 )]
 pub async fn resume_kind(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     Named(kind): Named<String>,
     Body(request): Body<InterveneRequest>,
 ) -> Result<Json<KindView>, Refusal> {
     rpc.accepting()?;
-    let row = rpc.store.resume_kind(kind_named(&kind)?, rpc.by(request.who, peer)).await?;
+    let row = rpc.store.resume_kind(kind_named(&kind)?, caller.by(request.who, rpc.clock.now())).await?;
     rpc.duty.look().await?;
     Ok(Json(view(row)))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use curfew_core::api::{OperationView, PlanView, SpecText, StopRequest, SubmitRequest};
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::description::Key;
 use super::problem::Refusal;
-use super::{Body, Named, Peer, Rpc, actor};
+use super::{Body, Caller, Named, Rpc};
 
 pub(super) struct Prepared {
     id: OpId,
@@ -36,19 +36,50 @@ impl Rpc {
         }
     }
 
-    async fn prepare(&self, spec: SpecText, namespace: Option<Namespace>) -> Result<Prepared, Refusal> {
+    /// Submitting is running code: only where, and by what, the configuration says.
+    fn allowed(&self, submission: &Submission) -> Result<(), Refusal> {
+        let (namespaces, drivers) = (&self.config.submit_namespaces, &self.config.submit_drivers);
+        let namespace = submission.key.namespace.as_str();
+        if !namespaces.is_empty() && !namespaces.iter().any(|n| n == namespace) {
+            let list = namespaces.join(", ");
+            return Err(Refusal::forbidden(format!(
+                "jobs may be submitted to {list} only (submit_namespaces), not to {namespace}"
+            )));
+        }
+        let tasks = submission.job["TaskGroups"].as_array().into_iter().flatten();
+        let tasks = tasks.flat_map(|g| g["Tasks"].as_array().into_iter().flatten());
+        for task in tasks.filter(|_| !drivers.is_empty()) {
+            let driver = task["Driver"].as_str().unwrap_or_default();
+            if !drivers.iter().any(|d| d == driver) {
+                let (name, list) = (task["Name"].as_str().unwrap_or_default(), drivers.join(", "));
+                return Err(Refusal::forbidden(format!(
+                    "task \"{name}\" has driver \"{driver}\"; jobs may be submitted with {list} only (submit_drivers)"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn prepare(&self, caller: &Caller, spec: SpecText, namespace: Option<Namespace>) -> Result<Prepared, Refusal> {
         let job = match spec {
             SpecText::Hcl(text) => self.nomad.parse_hcl(&text).await?,
             SpecText::Json(json) => json,
         };
-        self.prepare_json(unwrap_spec(job)?, namespace).await
+        self.prepare_json(caller, unwrap_spec(job)?, namespace).await
     }
 
-    pub(super) async fn prepare_json(&self, job: Value, namespace: Option<Namespace>) -> Result<Prepared, Refusal> {
+    pub(super) async fn prepare_json(
+        &self,
+        caller: &Caller,
+        job: Value,
+        namespace: Option<Namespace>,
+    ) -> Result<Prepared, Refusal> {
         let id = OpId::new(self.clock.now());
         let namespace = self.namespace(namespace)?;
         let policy = SubmitPolicy::from(&*self.config);
         let mut submission = transform(job.clone(), &policy, id, &namespace)?;
+        caller.reaches(&submission.key.namespace)?;
+        self.allowed(&submission)?;
         let mut base_index = 0;
         if let Some(current) = self.nomad.job(&submission.key).await? {
             base_index = current["JobModifyIndex"].as_u64().unwrap_or(0);
@@ -80,14 +111,14 @@ impl Rpc {
 )]
 pub async fn submit(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     headers: HeaderMap,
     Body(request): Body<SubmitRequest>,
 ) -> Result<Response, Refusal> {
     rpc.accepting()?;
     let idempotency = idempotency(&headers, "submit", &request)?;
     let who = request.who;
-    let prepared = rpc.prepare(request.spec, request.namespace).await?;
+    let prepared = rpc.prepare(&caller, request.spec, request.namespace).await?;
     let base = prepared.base_index;
     if let Some(index) = request.check_index.filter(|i| *i != base) {
         let key = &prepared.submission.key;
@@ -99,7 +130,7 @@ pub async fn submit(
         }));
     }
     let only_onto_base = request.check_index.is_some();
-    rpc.registering(prepared, request.watch, only_onto_base, actor(&who, peer), who.reason, idempotency).await
+    rpc.registering(prepared, request.watch, only_onto_base, caller.actor(&who), who.reason, idempotency).await
 }
 
 impl Rpc {
@@ -125,8 +156,8 @@ impl Rpc {
     post, path = "/v1/jobs/plan", tag = "jobs", request_body = SubmitRequest,
     responses((status = 200, description = "The plan.", body = PlanView))
 )]
-pub async fn plan(State(rpc): State<Rpc>, Body(request): Body<SubmitRequest>) -> Result<Json<PlanView>, Refusal> {
-    let Prepared { submission, .. } = rpc.prepare(request.spec, request.namespace).await?;
+pub async fn plan(State(rpc): State<Rpc>, caller: Caller, Body(request): Body<SubmitRequest>) -> Result<Json<PlanView>, Refusal> {
+    let Prepared { submission, .. } = rpc.prepare(&caller, request.spec, request.namespace).await?;
     let nomad = rpc.nomad.plan_job(&submission.key, &submission.job, true).await?;
     Ok(Json(PlanView {
         job: submission.key.job,
@@ -146,7 +177,7 @@ pub async fn plan(State(rpc): State<Rpc>, Body(request): Body<SubmitRequest>) ->
 )]
 pub async fn stop(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     Named(job): Named<String>,
     headers: HeaderMap,
     Body(request): Body<StopRequest>,
@@ -154,6 +185,7 @@ pub async fn stop(
     rpc.accepting()?;
     let idempotency = idempotency(&headers, &job, &request)?;
     let namespace = rpc.namespace(request.namespace)?;
+    caller.reaches(&namespace)?;
     let key = JobKey { namespace, job: job.as_str().into() };
     let spec = match rpc.keeper.newest(key.clone()).await {
         Some(spec) => spec,
@@ -185,7 +217,7 @@ pub async fn stop(
         parent: None,
         deadline: nominal_deadline(&[demand], rpc.config.job_stop_timeout),
         request: Request::Stop { target: key, demands: vec![demand] },
-        actor: actor(&request.who, peer),
+        actor: caller.actor(&request.who),
         reason: request.who.reason,
         at: now,
         warnings,

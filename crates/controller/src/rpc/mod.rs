@@ -1,27 +1,34 @@
 //! The RPC: writes what is wanted down and answers; never changes anything in Nomad itself.
 
+mod access;
 mod description;
 mod drains;
+mod events;
 mod extract;
+mod gc;
 mod interventions;
 mod jobs;
+mod limits;
+mod look;
 mod operations;
 mod probes;
 mod problem;
 mod rollouts;
 mod server;
+mod tls;
+pub mod tokens;
+mod workload;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
-use curfew_core::Clock;
-use curfew_core::api::Who;
+use axum::extract::{DefaultBodyLimit, Request};
 use curfew_core::config::Config;
+use curfew_core::operation::Operation;
+use curfew_core::{Clock, OpId};
 use curfew_nomad::Nomad;
 use curfew_store::Store;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -31,11 +38,17 @@ use crate::keeper::Keeper;
 use crate::metrics::{self, Metrics};
 use crate::nodes::Nodes;
 use crate::observer::Sight;
+pub use access::Caller;
 pub use description::text as description;
 use extract::{Asked, Body, Named};
+pub use gc::Reaper;
+use interventions::operation_id;
+pub use limits::Limits;
 pub use probes::Front;
 use problem::Refusal;
 pub use server::Server;
+pub use tls::{Tls, TlsError};
+pub use workload::Workloads;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -50,14 +63,26 @@ pub struct Rpc {
     pub sight: watch::Receiver<Sight>,
     pub stop: CancellationToken,
     pub metrics: Metrics,
+    pub limits: Limits,
+    pub workloads: Arc<Workloads>,
+    pub gc: Option<Reaper>,
+    pub turns: Arc<Turns>,
+}
+
+/// What is done for one caller at a time.
+#[derive(Default)]
+pub struct Turns {
+    doctor: tokio::sync::Mutex<()>,
 }
 
 /// Everything but what answers while the controller is still starting. Only by `routes!`: then a route is in the description too.
 fn routes() -> OpenApiRouter<Rpc> {
     OpenApiRouter::new()
-        .routes(routes!(jobs::submit))
+        .routes(routes!(jobs::submit, look::jobs))
         .routes(routes!(jobs::plan))
+        .routes(routes!(look::job))
         .routes(routes!(jobs::stop))
+        .routes(routes!(look::nodes))
         .routes(routes!(rollouts::promote))
         .routes(routes!(rollouts::fail))
         .routes(routes!(rollouts::revert))
@@ -65,13 +90,19 @@ fn routes() -> OpenApiRouter<Rpc> {
         .routes(routes!(drains::undrain))
         .routes(routes!(operations::list))
         .routes(routes!(operations::show))
+        .routes(routes!(events::events))
         .routes(routes!(interventions::extend))
         .routes(routes!(interventions::intervene))
         .routes(routes!(interventions::kinds))
         .routes(routes!(interventions::pause_kind))
         .routes(routes!(interventions::resume_kind))
         .routes(routes!(operations::queue))
+        .routes(routes!(look::clocks))
         .routes(routes!(operations::audit))
+        .routes(routes!(look::examine))
+        .routes(routes!(gc::pass))
+        .routes(routes!(tokens::list, tokens::make))
+        .routes(routes!(tokens::end))
 }
 
 fn router(rpc: Rpc) -> Router {
@@ -89,6 +120,7 @@ fn router(rpc: Rpc) -> Router {
                 request.uri().path()
             ))
         })
+        .layer(axum::middleware::from_fn_with_state(rpc.clone(), access::guard))
         .layer(body)
         .layer(measure)
         .with_state(rpc)
@@ -99,10 +131,19 @@ impl Rpc {
     fn accepting(&self) -> Result<(), Refusal> {
         if self.stop.is_cancelled() { Err(Refusal::stopping()) } else { Ok(()) }
     }
-}
 
-fn actor(who: &Who, peer: SocketAddr) -> String {
-    who.actor.clone().filter(|a| !a.is_empty()).unwrap_or_else(|| format!("rpc from {}", peer.ip()))
-}
+    /// A place among the streams and long polls.
+    fn stream(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.limits.stream().ok_or_else(|| {
+            self.limits.refused(limits::Why::Streams);
+            tracing::warn!("too many event streams and long polls: one was refused");
+            Refusal::too_many_streams(self.config.rpc_streams)
+        })
+    }
 
-type Peer = ConnectInfo<SocketAddr>;
+    /// The operation, where this caller may know of it.
+    async fn visible(&self, caller: &Caller, id: OpId) -> Result<Operation, Refusal> {
+        let found = self.store.operation(id).await?.filter(|op| caller.sees(op));
+        found.ok_or_else(|| Refusal::no_such_operation(format!("there is no operation {id}")))
+    }
+}

@@ -16,7 +16,7 @@ use utoipa::IntoParams;
 
 use super::interventions::{operation_id, view};
 use super::problem::Refusal;
-use super::{Asked, Named, Rpc};
+use super::{Asked, Caller, Named, Rpc};
 
 /// The longest a caller may wait in one request.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -40,19 +40,22 @@ pub struct ShowQuery {
 )]
 pub async fn show(
     State(rpc): State<Rpc>,
+    caller: Caller,
     Named(id): Named<String>,
     Asked(query): Asked<ShowQuery>,
 ) -> Result<Json<OperationView>, Refusal> {
     let id = operation_id(&id)?;
     let mut changed = rpc.store.changes();
     let until = tokio::time::Instant::now() + query.wait.unwrap_or_default().min(LONGEST_WAIT);
+    let mut place = None;
     loop {
-        let Some(op) = rpc.store.operation(id).await? else {
-            return Err(Refusal::no_such_operation(format!("there is no operation {id}")));
-        };
+        let op = rpc.visible(&caller, id).await?;
         let over = op.state.is_finished() || tokio::time::Instant::now() >= until || rpc.stop.is_cancelled();
         if over {
             return Ok(Json(rpc.view(op).await));
+        }
+        if place.is_none() {
+            place = Some(rpc.stream()?);
         }
         let look = (tokio::time::Instant::now() + LOOK).min(until);
         loop {
@@ -144,17 +147,27 @@ pub struct ListQuery {
     get, path = "/v1/operations", tag = "operations", params(ListQuery),
     responses((status = 200, description = "A page of them.", body = Vec<OperationView>))
 )]
-pub async fn list(State(rpc): State<Rpc>, Asked(q): Asked<ListQuery>) -> Result<Json<Vec<OperationView>>, Refusal> {
+pub async fn list(
+    State(rpc): State<Rpc>,
+    caller: Caller,
+    Asked(q): Asked<ListQuery>,
+) -> Result<Json<Vec<OperationView>>, Refusal> {
     let namespace = q.namespace.map_or_else(|| rpc.nomad.config().namespace.clone(), Into::into);
-    let filter = OperationFilter {
+    let limit = q.limit.unwrap_or(100).clamp(1, 1000);
+    let mut filter = OperationFilter {
         kinds: q.kind.into_iter().collect(),
         states: q.state.into_iter().collect(),
         target: q.job.map(|job| JobKey { namespace, job: job.into() }.into()),
         parent: q.parent,
         before: q.before,
-        limit: q.limit.unwrap_or(100).clamp(1, 1000),
+        limit,
     };
-    let mut views: Vec<_> = rpc.store.operations(filter).await?.into_iter().map(OperationView::from).collect();
+    let mut rows = rpc.store.operations(filter.clone()).await?;
+    if !caller.is_everywhere() {
+        rows = rpc.seen(&caller, &mut filter, rows).await?;
+    }
+    rows.truncate(limit);
+    let mut views: Vec<_> = rows.into_iter().map(OperationView::from).collect();
     rpc.why_queued(&mut views).await?;
     Ok(Json(views))
 }
@@ -175,6 +188,28 @@ pub async fn queue(State(rpc): State<Rpc>) -> Result<Json<QueueView>, Refusal> {
 }
 
 impl Rpc {
+    /// Of a page, and of those after it, what a caller of some namespaces may know of: as many as were asked for.
+    async fn seen(
+        &self,
+        caller: &Caller,
+        filter: &mut OperationFilter,
+        mut page: Vec<Operation>,
+    ) -> Result<Vec<Operation>, Refusal> {
+        const PAGES: usize = 20;
+        let limit = std::mem::replace(&mut filter.limit, 1000);
+        let mut found: Vec<Operation> = Vec::new();
+        for _ in 0..PAGES {
+            let Some(last) = page.last().map(|op| op.id) else { break };
+            found.extend(page.into_iter().filter(|op| caller.sees(op)));
+            if found.len() >= limit {
+                break;
+            }
+            filter.before = Some(last);
+            page = self.store.operations(filter.clone()).await?;
+        }
+        Ok(found)
+    }
+
     /// Who keeps the clocks, and what is paused.
     pub(super) async fn tell_kinds(&self, status: &mut StatusView) -> Result<(), Refusal> {
         let rows: Vec<KindView> = self.store.kinds().await?.into_iter().map(view).collect();
@@ -212,7 +247,12 @@ pub struct AuditQuery {
     get, path = "/v1/audit", tag = "operations", params(AuditQuery),
     responses((status = 200, description = "A page of it.", body = Vec<AuditRow>))
 )]
-pub async fn audit(State(rpc): State<Rpc>, Asked(q): Asked<AuditQuery>) -> Result<Json<Vec<AuditRow>>, Refusal> {
+pub async fn audit(State(rpc): State<Rpc>, caller: Caller, Asked(q): Asked<AuditQuery>) -> Result<Json<Vec<AuditRow>>, Refusal> {
+    match q.operation {
+        _ if caller.is_everywhere() => {}
+        Some(id) => drop(rpc.visible(&caller, id).await?),
+        None => caller.everywhere()?,
+    }
     let filter = AuditFilter {
         operation: q.operation,
         after_seq: q.after,

@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
@@ -36,11 +37,20 @@ pub struct Front {
     clock: Arc<dyn Clock>,
     nomad: Nomad,
     metrics: Metrics,
+    /// Callers are asked who they are.
+    asks: bool,
 }
 
 impl Front {
-    pub(crate) fn new(life: Arc<Life>, holder: String, clock: Arc<dyn Clock>, nomad: Nomad, metrics: Metrics) -> Self {
-        Self { life, behind: Arc::default(), holder, started: clock.now(), clock, nomad, metrics }
+    pub(crate) fn new(
+        life: Arc<Life>,
+        holder: String,
+        clock: Arc<dyn Clock>,
+        nomad: Nomad,
+        metrics: Metrics,
+        asks: bool,
+    ) -> Self {
+        Self { life, behind: Arc::default(), holder, started: clock.now(), clock, nomad, metrics, asks }
     }
 
     /// From now on requests are taken.
@@ -118,6 +128,16 @@ async fn readyz(State(front): State<Front>) -> (StatusCode, String) {
 }
 
 impl Front {
+    /// Whether this caller may read here.
+    async fn admit(&self, path: &str, request: &Parts) -> Result<(), Refusal> {
+        match self.rpc() {
+            Some(rpc) => rpc.admit(&request.method, path, &request.headers, &request.extensions).await.map(drop),
+            // Nobody can be asked yet who they are.
+            None if self.asks => Err(Refusal::starting()),
+            None => Ok(()),
+        }
+    }
+
     /// What a ready controller says, else why it is not.
     async fn readiness(&self) -> Result<String, String> {
         let phase = self.phase();
@@ -174,7 +194,10 @@ impl Front {
     get, path = "/metrics", tag = "controller",
     responses((status = 200, description = "OpenMetrics text.", content_type = "application/openmetrics-text", body = String))
 )]
-async fn metrics(State(front): State<Front>) -> Response {
+async fn metrics(State(front): State<Front>, request: Parts) -> Response {
+    if let Err(refusal) = front.admit("/metrics", &request).await {
+        return refusal.into_response();
+    }
     match front.metrics.text(&front.now().await, &front.nomad) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         // Writing into a string does not fail.
@@ -184,7 +207,8 @@ async fn metrics(State(front): State<Front>) -> Response {
 
 /// The controller that answers.
 #[utoipa::path(get, path = "/v1/status", tag = "controller", responses((status = 200, description = "How it is.", body = StatusView)))]
-async fn status(State(front): State<Front>) -> Result<Json<StatusView>, Refusal> {
+async fn status(State(front): State<Front>, request: Parts) -> Result<Json<StatusView>, Refusal> {
+    front.admit("/v1/status", &request).await?;
     let mut view = StatusView {
         service: "curfew".into(),
         version: env!("CARGO_PKG_VERSION").into(),

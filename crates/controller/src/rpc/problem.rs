@@ -89,6 +89,34 @@ impl Refusal {
         let detail = "this controller is stopping and takes no new requests; ask again when it is back".into();
         Self { status: StatusCode::SERVICE_UNAVAILABLE, slug: "stopping", title: "The controller is stopping", detail }
     }
+    pub fn unauthenticated(detail: String) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, slug: "unauthenticated", title: "Say who you are", detail }
+    }
+    pub fn is_unauthenticated(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+    pub fn forbidden(detail: String) -> Self {
+        Self { status: StatusCode::FORBIDDEN, slug: "forbidden", title: "That is not yours to do", detail }
+    }
+    pub fn too_many(detail: String) -> Self {
+        Self { status: StatusCode::TOO_MANY_REQUESTS, slug: "too-many-requests", title: "Too many requests", detail }
+    }
+    pub fn too_many_streams(most: usize) -> Self {
+        let detail = format!("{most} event streams and long polls are open already (rpc_streams); ask again in a moment");
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, slug: "too-many-streams", title: "Too many streams", detail }
+    }
+    pub fn bad_token(detail: String) -> Self {
+        Self { status: StatusCode::UNPROCESSABLE_ENTITY, slug: "bad-token", title: "There can be no such token", detail }
+    }
+    pub fn refused(detail: String) -> Self {
+        Self { status: StatusCode::CONFLICT, slug: "refused", title: "It cannot be done now", detail }
+    }
+    pub fn gc(detail: String) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, slug: "gc", title: "The gc gave no report", detail }
+    }
+    pub fn slow(detail: String) -> Self {
+        Self { status: StatusCode::REQUEST_TIMEOUT, ..Self::bad_request(detail) }
+    }
     pub fn method(detail: String) -> Self {
         Self { status: StatusCode::METHOD_NOT_ALLOWED, slug: "method-not-allowed", title: "Another method is needed", detail }
     }
@@ -162,6 +190,9 @@ impl IntoResponse for Refusal {
         };
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }

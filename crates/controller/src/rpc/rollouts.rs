@@ -1,8 +1,6 @@
 //! What people do to a deployment: promote it, fail it, go back to an older version.
 
-use std::net::SocketAddr;
-
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use curfew_core::api::{OperationView, RevertRequest, SteerRequest};
@@ -14,7 +12,7 @@ use curfew_store::NewOperation;
 use super::description::Key;
 use super::jobs::idempotency;
 use super::problem::Refusal;
-use super::{Body, Named, Peer, Rpc, actor};
+use super::{Body, Caller, Named, Rpc};
 
 /// Promote the canaries of the job's deployment that runs now.
 #[utoipa::path(
@@ -24,12 +22,12 @@ use super::{Body, Named, Peer, Rpc, actor};
 )]
 pub async fn promote(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     Named(job): Named<String>,
     headers: HeaderMap,
     Body(request): Body<SteerRequest>,
 ) -> Result<Response, Refusal> {
-    rpc.steer(peer, &job, &headers, request, Steer::Promote).await
+    rpc.steer(&caller, &job, &headers, request, Steer::Promote).await
 }
 
 /// Fail the job's deployment that runs now: Nomad goes back to the last stable version where the job says `auto_revert`.
@@ -40,19 +38,19 @@ pub async fn promote(
 )]
 pub async fn fail(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     Named(job): Named<String>,
     headers: HeaderMap,
     Body(request): Body<SteerRequest>,
 ) -> Result<Response, Refusal> {
-    rpc.steer(peer, &job, &headers, request, Steer::Fail).await
+    rpc.steer(&caller, &job, &headers, request, Steer::Fail).await
 }
 
 impl Rpc {
     /// The deployment is the one that runs now: what is asked for later is never done to a newer one.
     async fn steer(
         &self,
-        peer: SocketAddr,
+        caller: &Caller,
         job: &str,
         headers: &HeaderMap,
         request: SteerRequest,
@@ -62,6 +60,7 @@ impl Rpc {
         let verb = if steer == Steer::Promote { "promote" } else { "fail" };
         let idempotency = idempotency(headers, &format!("{verb} {job}"), &request)?;
         let target = JobKey { namespace: self.namespace(request.namespace)?, job: job.into() };
+        caller.reaches(&target.namespace)?;
         if self.nomad.job(&target).await?.is_none() {
             return Err(Refusal::no_such_job(format!("there is no job {target} in Nomad at {}", self.nomad.address())));
         }
@@ -85,7 +84,7 @@ impl Rpc {
             id: OpId::new(now),
             parent: None,
             request: Request::Deployment { target, deployment: deployment.id, steer },
-            actor: actor(&request.who, peer),
+            actor: caller.actor(&request.who),
             reason: request.who.reason,
             at: now,
             deadline: None,
@@ -104,7 +103,7 @@ impl Rpc {
 )]
 pub async fn revert(
     State(rpc): State<Rpc>,
-    ConnectInfo(peer): Peer,
+    caller: Caller,
     Named(job): Named<String>,
     headers: HeaderMap,
     Body(request): Body<RevertRequest>,
@@ -112,6 +111,7 @@ pub async fn revert(
     rpc.accepting()?;
     let idempotency = idempotency(&headers, &format!("revert {job}"), &request)?;
     let key = JobKey { namespace: rpc.namespace(request.namespace)?, job: job.as_str().into() };
+    caller.reaches(&key.namespace)?;
     let versions = rpc.nomad.job_versions(&key).await?.unwrap_or_default();
     let number = |v: &serde_json::Value| v["Version"].as_u64();
     let Some(newest) = versions.first() else {
@@ -127,6 +127,6 @@ pub async fn revert(
     }
     let mut spec = wanted.clone();
     spec["Stop"] = false.into();
-    let prepared = rpc.prepare_json(spec, Some(key.namespace)).await?;
-    rpc.registering(prepared, true, true, actor(&request.who, peer), request.who.reason, idempotency).await
+    let prepared = rpc.prepare_json(&caller, spec, Some(key.namespace)).await?;
+    rpc.registering(prepared, true, true, caller.actor(&request.who), request.who.reason, idempotency).await
 }

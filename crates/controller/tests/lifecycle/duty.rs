@@ -67,6 +67,7 @@ impl Two {
             holder: holder.into(),
             listener: None,
             metrics: Metrics::new(),
+            gc: None,
         };
         let controller = curfew_controller::start(parts).unwrap();
         assert!(controller.started().await.is_ok());

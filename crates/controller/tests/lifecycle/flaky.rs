@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use curfew_core::access::Token;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation};
@@ -113,6 +114,15 @@ impl Store for Flaky {
     }
     async fn clocks(&self) -> Result<Vec<ClockRecord>> {
         self.reached()?.clocks().await
+    }
+    async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()> {
+        self.reached()?.put_token(token, audit).await
+    }
+    async fn token(&self, id: &str) -> Result<Option<Token>> {
+        self.reached()?.token(id).await
+    }
+    async fn tokens(&self) -> Result<Vec<Token>> {
+        self.reached()?.tokens().await
     }
     async fn append_audit(&self, audit: Vec<AuditEntry>) -> Result<()> {
         self.reached()?.append_audit(audit).await

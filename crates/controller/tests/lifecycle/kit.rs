@@ -84,7 +84,7 @@ impl Lab {
     pub fn parts(&self, store: Opening, listener: Option<TcpListener>) -> Parts {
         let (nomad, clock, config) = (self.nomad.clone(), self.clock.clone(), self.config.clone());
         let (random, holder, metrics) = (curfew_controller::random(), "test:1".into(), Metrics::new());
-        Parts { nomad, store, clock, config, random, holder, listener, metrics }
+        Parts { nomad, store, clock, config, random, holder, listener, metrics, gc: None }
     }
 
     pub fn start(&self, store: Arc<dyn Store>) -> Controller {

@@ -49,6 +49,7 @@ impl Lab {
             holder: "test:1".into(),
             listener: Some(TcpListener::bind("127.0.0.1:0").await.unwrap()),
             metrics: metrics.clone(),
+            gc: None,
         };
         let controller = curfew_controller::start(parts).unwrap();
         assert!(controller.started().await.is_ok());

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use curfew_core::access::Token;
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::Kind;
 use curfew_core::{NodeId, OpId, Timestamp};
@@ -65,6 +66,12 @@ const REMOVE_CLOCKS: Query = Query {
           WHERE c.alloc = r.alloc AND c.task = r.task AND c.incarnation = r.incarnation",
 };
 
+const PUT_TOKENS: Query = Query {
+    name: "put_tokens",
+    sql: "INSERT INTO tokens SELECT * FROM json_populate_recordset(NULL::tokens, $1::text::json) \
+          ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+};
+
 /// What a request must find loaded and locked.
 #[derive(Clone, Default)]
 pub(super) struct Needs {
@@ -88,6 +95,7 @@ pub(super) struct Loaded {
     pub(super) kinds: BTreeMap<Kind, KindRow>,
     /// `None`: removed.
     pub(super) clocks: BTreeMap<ClockKey, Option<ClockRecord>>,
+    pub(super) tokens: BTreeMap<String, Token>,
     /// The database's.
     pub(super) now: Timestamp,
 }
@@ -259,7 +267,8 @@ impl Writer {
             let to = if record.is_some() { &mut put } else { &mut removed };
             to.push(record::clock(key, record.as_ref()));
         }
-        let first = [(&PUT_KINDS, changed), (&PUT_CLOCKS, put), (&REMOVE_CLOCKS, removed)];
+        let tokens = loaded.tokens.values().map(record::token).collect();
+        let first = [(&PUT_KINDS, changed), (&PUT_CLOCKS, put), (&REMOVE_CLOCKS, removed), (&PUT_TOKENS, tokens)];
         session.write(&first, &loaded.rows, &wrote, &self.sessions.channel).await
     }
 
@@ -331,7 +340,7 @@ impl Writer {
             Some(row) => session.reader(row, NOW.name).instant("now")?,
             None => Timestamp::default(),
         };
-        Ok(Loaded { rows, kinds, clocks: BTreeMap::new(), now })
+        Ok(Loaded { rows, kinds, clocks: BTreeMap::new(), tokens: BTreeMap::new(), now })
     }
 }
 

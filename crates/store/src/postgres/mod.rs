@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use curfew_core::access::Token;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation};
@@ -56,6 +57,8 @@ const RUNNING: Query = Query {
 const KINDS: Query = Query { name: "kinds", sql: "SELECT * FROM kinds" };
 const CLAIMS: Query = Query { name: "claims", sql: "SELECT node, operation FROM claims ORDER BY node" };
 const CLOCKS: Query = Query { name: "clocks", sql: "SELECT record FROM clocks ORDER BY alloc, task, incarnation" };
+const TOKEN: Query = Query { name: "token", sql: "SELECT record FROM tokens WHERE id = $1" };
+const TOKENS: Query = Query { name: "tokens", sql: "SELECT record FROM tokens ORDER BY id COLLATE \"C\"" };
 const AUDIT: Query = Query {
     name: "audit",
     sql: "SELECT * FROM audit WHERE seq > $1 AND ($2::uuid IS NULL OR operation = $2) AND ($3::bigint IS NULL OR at >= $3) \
@@ -331,6 +334,23 @@ impl Store for PostgresStore {
 
     async fn clocks(&self) -> Result<Vec<ClockRecord>> {
         Ok(self.sessions.read_as(&CLOCKS, &[], |r| r.clock()).await?)
+    }
+
+    async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()> {
+        self.decide(Needs::default(), move |loaded| {
+            loaded.tokens.insert(token.id.clone(), token.clone());
+            loaded.rows.wrote.audit.extend(audit.iter().cloned());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn token(&self, id: &str) -> Result<Option<Token>> {
+        Ok(self.sessions.read_as(&TOKEN, &[&id], |r| r.token()).await?.pop())
+    }
+
+    async fn tokens(&self) -> Result<Vec<Token>> {
+        Ok(self.sessions.read_as(&TOKENS, &[], |r| r.token()).await?)
     }
 
     async fn append_audit(&self, audit: Vec<AuditEntry>) -> Result<()> {

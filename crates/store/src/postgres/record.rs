@@ -1,6 +1,7 @@
 //! Rows as PostgreSQL has them. What is written goes as one JSON array a statement, whose objects have the table's columns: however
 //! many rows a group writes, it is one round trip.
 
+use curfew_core::access::Token;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{Kind, Lease, Operation};
@@ -91,6 +92,10 @@ impl Reader<'_> {
         self.json("record")
     }
 
+    pub(super) fn token(&self) -> Read<Token> {
+        self.json("record")
+    }
+
     pub(super) fn audit(&self) -> Read<AuditRow> {
         Ok(AuditRow {
             seq: self.count("seq")?,
@@ -170,6 +175,10 @@ pub(super) fn clock(key: &ClockKey, record: Option<&ClockRecord>) -> Value {
         "alloc": key.alloc, "task": key.task, "incarnation": key.incarnation.as_micros(),
         "record": record.map_or(Value::Null, text),
     })
+}
+
+pub(super) fn token(token: &Token) -> Value {
+    json!({ "id": token.id, "record": text(token) })
 }
 
 pub(super) fn kind(row: &KindRow) -> Value {

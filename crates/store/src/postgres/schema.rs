@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Error};
 use super::trouble::{self, Trouble};
 
 /// One step each; a step that was released is never changed again. The schema's version is the number of steps.
-const MIGRATIONS: &[&str] = &[include_str!("schema/001.sql"), include_str!("schema/002.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/001.sql"), include_str!("schema/002.sql"), include_str!("schema/003.sql")];
 
 type Done<T> = Result<T, Trouble>;
 
@@ -79,7 +79,7 @@ async fn version(client: &Client, place: &str, schema: &str) -> Done<usize> {
     let sql = "SELECT count(*) FILTER (WHERE tablename = 'schema_version') AS ours, \
                string_agg(tablename::text, ', ' ORDER BY tablename) FILTER (WHERE tablename = ANY($2)) AS taken \
                FROM pg_tables WHERE schemaname = $1";
-    let tables = vec!["operations", "idempotency_keys", "claims", "clocks", "kinds", "audit", "audit_end", "checks"];
+    let tables = vec!["operations", "idempotency_keys", "claims", "clocks", "kinds", "audit", "audit_end", "checks", "tokens"];
     let row = client.query_one(sql, &[&schema, &tables]).await.map_err(failed)?;
     let (ours, taken): (i64, Option<String>) = (row.get("ours"), row.get("taken"));
     if ours == 0 {

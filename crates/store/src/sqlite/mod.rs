@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use curfew_core::access::Token;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation};
@@ -31,6 +32,7 @@ mod readers;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod trouble;
 mod writer;
 
@@ -262,6 +264,23 @@ impl Store for SqliteStore {
 
     async fn clocks(&self) -> Result<Vec<ClockRecord>> {
         self.read(clocks::all).await
+    }
+
+    async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()> {
+        self.write(move |db| {
+            tokens::put(db, &token)?;
+            audit::append(db, &audit)
+        })
+        .await
+    }
+
+    async fn token(&self, id: &str) -> Result<Option<Token>> {
+        let id = id.to_owned();
+        self.read(move |db| tokens::one(db, &id)).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<Token>> {
+        self.read(tokens::all).await
     }
 
     async fn append_audit(&self, audit: Vec<AuditEntry>) -> Result<()> {

@@ -8,7 +8,12 @@ use super::trouble;
 use crate::Result;
 
 /// One step each; a step that was released is never changed again. The schema's version is the number of steps.
-const MIGRATIONS: &[&str] = &[include_str!("schema/001.sql"), include_str!("schema/002.sql"), include_str!("schema/003.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/001.sql"),
+    include_str!("schema/002.sql"),
+    include_str!("schema/003.sql"),
+    include_str!("schema/004.sql"),
+];
 
 /// "CURF", in the file's header: the file is ours.
 const APPLICATION_ID: i32 = 0x4355_5246;

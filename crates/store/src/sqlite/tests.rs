@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use super::db::{Db, Query};
 use super::writer::Writer;
-use super::{SqliteStore, clocks, operations, schema, trouble};
+use super::{SqliteStore, clocks, operations, schema, tokens, trouble};
 use crate::{Result, Store, StoreError};
 
 const ADD: Query<'_> = Query { name: "add", sql: "INSERT INTO numbers (n) VALUES (?1)" };
@@ -195,7 +195,7 @@ async fn a_read_does_not_wait_behind_a_write() {
 fn the_hot_queries_take_their_index() {
     let conn = Connection::open_in_memory().unwrap();
     schema::migrate(&conn, &PathBuf::from(":memory:")).unwrap();
-    for (query, index) in operations::HOT.iter().chain(clocks::HOT) {
+    for (query, index) in operations::HOT.iter().chain(clocks::HOT).chain(tokens::HOT) {
         let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {}", query.sql)).unwrap();
         let nothing = vec![rusqlite::types::Null; plan.parameter_count()];
         let steps = plan.query_map(rusqlite::params_from_iter(nothing), |r| r.get::<_, String>(3)).unwrap();

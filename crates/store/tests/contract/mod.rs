@@ -38,7 +38,7 @@ macro_rules! contract {
                 a_join_while_running_makes_waiting_due_at_once, a_join_while_running_undoes_the_end, a_paused_row_stays,
                 a_step_cannot_end_running, unknown_operations_are_named;
             trail: the_trail_tells_the_story_in_order, the_trail_has_no_gap_and_fails_together, the_trail_is_filtered_and_paged,
-                clocks_are_replaced_by_key_and_removed, checks_write;
+                clocks_are_replaced_by_key_and_removed, tokens_are_found_by_their_id_and_replaced, checks_write;
             interventions: what_never_began_is_cancelled_at_once, what_began_is_cancelled_by_its_next_step,
                 a_cancel_that_comes_too_late_undoes_no_end, a_deadline_is_moved_both_ways,
                 an_extension_while_a_step_sends_the_delete_wants_no_other, only_stops_have_a_deadline_to_move,

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use curfew_core::access::{Grant, NewToken, RANDOM, Scope, Token};
 use curfew_core::audit::{Action, AuditEntry};
 use curfew_core::clock::ClockRecord;
-use curfew_core::operation::State;
+use curfew_core::operation::{By, State};
 use curfew_store::{AuditFilter, Store};
 use serde_json::{Value, json};
 
@@ -106,6 +107,32 @@ pub async fn clocks_are_replaced_by_key_and_removed(store: Arc<dyn Store>) {
     assert_eq!(store.clocks().await.unwrap(), [first[1].clone()]);
     let told = store.audit(AuditFilter::default()).await.unwrap();
     assert_eq!((told.len(), told[3].entry.clone()), (4, about("x", Action::ClockEnded, 3)));
+}
+
+pub async fn tokens_are_found_by_their_id_and_replaced(store: Arc<dyn Store>) {
+    let mint = |name: &str, random: u8| {
+        let grant = Grant { scopes: [Scope::Read, Scope::Stop].into(), namespaces: ["prod".into()].into() };
+        let new = NewToken { name: name.into(), grant, by: "op".into(), at: at(1), expires_at: Some(at(100)) };
+        Token::mint(new, &[random; RANDOM]).unwrap()
+    };
+    let ((first, text), (second, _)) = (mint("ci", 1), mint("deploy", 2));
+    store.put_token(first.clone(), vec![told(Action::TokenCreated)]).await.unwrap();
+    store.put_token(second.clone(), vec![]).await.unwrap();
+    let found = store.token(&first.id).await.unwrap().unwrap();
+    assert!(found == first && found.is(&text));
+    assert_eq!(store.token("0000000000000000").await.unwrap(), None);
+    let by = By { actor: "op".into(), reason: Some("lost".into()), at: at(9) };
+    let mut gone = first;
+    gone.revoked = Some(by);
+    store.put_token(gone.clone(), vec![told(Action::TokenRevoked)]).await.unwrap();
+    assert_eq!(store.tokens().await.unwrap(), [gone, second]);
+    let trail = store.audit(AuditFilter::default()).await.unwrap();
+    assert_eq!(trail.iter().map(|r| r.entry.action).collect::<Vec<_>>(), [Action::TokenCreated, Action::TokenRevoked]);
+}
+
+fn told(action: Action) -> AuditEntry {
+    let (at, actor) = (at(1), "op".to_owned());
+    AuditEntry { at, operation: None, actor, action, alloc: None, task: None, detail: Value::Null }
 }
 
 pub async fn checks_write(store: Arc<dyn Store>) {

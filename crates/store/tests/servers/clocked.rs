@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use curfew_core::access::Token;
 use curfew_core::audit::{AuditEntry, AuditRow};
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::{By, Intervention, Kind, Operation};
@@ -135,6 +136,15 @@ impl Store for Clocked {
     }
     async fn clocks(&self) -> Result<Vec<ClockRecord>> {
         self.inner.clocks().await
+    }
+    async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()> {
+        self.inner.put_token(token, audit).await
+    }
+    async fn token(&self, id: &str) -> Result<Option<Token>> {
+        self.inner.token(id).await
+    }
+    async fn tokens(&self) -> Result<Vec<Token>> {
+        self.inner.tokens().await
     }
     async fn append_audit(&self, audit: Vec<AuditEntry>) -> Result<()> {
         self.inner.append_audit(audit).await

@@ -1,0 +1,234 @@
+//! What Nomad and the keeper show: jobs, nodes, clocks, and whether all is well.
+#![expect(unused_qualifications, reason = "the macro that describes a route qualifies the types of its query")]
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::State;
+use curfew_core::api::{AllocView, ClocksView, JobRow, JobStatusView, NodeDrainView, NodeView, OperationView, TaskView};
+use curfew_core::clock::ClockRecord;
+use curfew_core::doctor::Report;
+use curfew_core::gc::{JobStatus, JobStub};
+use curfew_core::operation::{Kind, State as OpState};
+use curfew_core::{Allocation, JobKey, Namespace, NodeId, OpId};
+use curfew_nomad::JobFilter;
+use curfew_store::OperationFilter;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::access::Caller;
+use super::problem::Refusal;
+use super::{Asked, Named, Rpc};
+use crate::doctor;
+
+/// Allocations of one job that are shown.
+const ALLOCATIONS: usize = 100;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct JobsQuery {
+    /// Only of this namespace; `*`, or absent, is all that the caller may see.
+    namespace: Option<String>,
+    /// Only those whose ids begin so.
+    prefix: Option<String>,
+    /// `true`: only those that were submitted through Curfew.
+    #[serde(default)]
+    managed: bool,
+    /// 1000 when absent; at most 10000.
+    limit: Option<usize>,
+}
+
+/// Jobs as Nomad lists them.
+#[utoipa::path(
+    get, path = "/v1/jobs", tag = "jobs", params(JobsQuery),
+    responses((status = 200, description = "As many as were asked for.", body = Vec<JobRow>))
+)]
+pub async fn jobs(State(rpc): State<Rpc>, caller: Caller, Asked(q): Asked<JobsQuery>) -> Result<Json<Vec<JobRow>>, Refusal> {
+    let filter = if q.managed { JobFilter::managed() } else { JobFilter::any() };
+    let namespace = q.namespace.unwrap_or_else(|| "*".into());
+    if namespace != "*" {
+        caller.reaches(&Namespace::from(namespace.as_str()))?;
+    }
+    let limit = q.limit.unwrap_or(1000).clamp(1, 10_000);
+    let mut pages = rpc.nomad.jobs_named(filter, &namespace, q.prefix.filter(|p| !p.is_empty()));
+    let mut rows = Vec::new();
+    while rows.len() < limit
+        && let Some(page) = pages.next().await?
+    {
+        rows.extend(page.into_iter().filter(|j| caller.sees_namespace(&j.key.namespace)).map(row));
+    }
+    rows.truncate(limit);
+    Ok(Json(rows))
+}
+
+fn row(job: JobStub) -> JobRow {
+    let status = match job.status {
+        JobStatus::Pending => "pending",
+        JobStatus::Running => "running",
+        JobStatus::Dead => "dead",
+    };
+    JobRow {
+        key: job.key,
+        job_type: job.job_type,
+        status: status.into(),
+        stopped: job.stopped,
+        managed: job.managed,
+        operation: job.operation,
+        parent: job.parent,
+        submitted_at: job.submitted_at,
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct JobQuery {
+    /// The job's; the controller's (`NOMAD_NAMESPACE`) when absent.
+    namespace: Option<Namespace>,
+}
+
+/// One job: its allocations, the clocks of its tasks, and what is under way for it.
+#[utoipa::path(
+    get, path = "/v1/jobs/{job}", tag = "jobs",
+    params(("job" = String, Path, description = "The job's id, percent-encoded."), JobQuery),
+    responses((status = 200, description = "The job as it is now.", body = JobStatusView))
+)]
+pub async fn job(
+    State(rpc): State<Rpc>,
+    caller: Caller,
+    Named(job): Named<String>,
+    Asked(q): Asked<JobQuery>,
+) -> Result<Json<JobStatusView>, Refusal> {
+    let namespace = rpc.namespace(q.namespace)?;
+    caller.reaches(&namespace)?;
+    let key = JobKey { namespace, job: job.as_str().into() };
+    let gone = || Refusal::no_such_job(format!("there is no job {key} in Nomad at {}", rpc.nomad.address()));
+    let stub = rpc.nomad.job_stub(&key).await?.ok_or_else(gone)?;
+    let json = rpc.nomad.job(&key).await?.ok_or_else(gone)?;
+    let (mut allocations, _) = rpc.nomad.job_allocations(&key).await?;
+    allocations.sort_by(|a, b| (b.create_index, &b.id).cmp(&(a.create_index, &a.id)));
+    allocations.truncate(ALLOCATIONS);
+    let clocks = rpc.all_clocks().await?.0;
+    let live = |s: &OpState| !s.is_finished();
+    let filter = OperationFilter {
+        target: Some(key.clone().into()),
+        states: OpState::ALL.into_iter().filter(live).collect(),
+        ..OperationFilter::default()
+    };
+    let operations = rpc.store.operations(filter).await?.into_iter().map(OperationView::from).collect();
+    Ok(Json(JobStatusView {
+        row: row(stub),
+        version: json["Version"].as_u64().unwrap_or(0),
+        allocations: allocations.iter().map(|a| allocation(a, &clocks)).collect(),
+        operations,
+    }))
+}
+
+fn allocation(alloc: &Allocation, clocks: &[ClockRecord]) -> AllocView {
+    let tasks = alloc.tasks.iter().map(|(name, task)| {
+        let clock = clocks.iter().find(|c| {
+            c.key.alloc == alloc.id
+                && c.key.task == *name
+                && Some(c.key.incarnation) == task.incarnation()
+                && c.ended_at.is_none()
+        });
+        TaskView {
+            name: name.clone(),
+            state: task.state,
+            lives: task.lives(),
+            started_at: task.started_at,
+            finished_at: task.finished_at,
+            kill_at: clock.map(|c| c.due),
+        }
+    });
+    AllocView {
+        id: alloc.id.clone(),
+        group: alloc.group.clone(),
+        node: alloc.node_name.clone(),
+        desired: alloc.desired,
+        client_status: alloc.client_status,
+        tasks: tasks.collect(),
+    }
+}
+
+/// Every node, with the state of its drain.
+#[utoipa::path(get, path = "/v1/nodes", tag = "nodes", responses((status = 200, description = "All of them, by name.", body = Vec<NodeView>)))]
+pub async fn nodes(State(rpc): State<Rpc>, caller: Caller) -> Result<Json<Vec<NodeView>>, Refusal> {
+    caller.everywhere()?;
+    let claims: HashMap<NodeId, OpId> = rpc.store.claims().await?.into_iter().collect();
+    let mut nodes = rpc.nomad.nodes(None).await?;
+    nodes.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    let view = |n: curfew_nomad::NodeStub| NodeView {
+        operation: claims.get(&n.id).copied(),
+        drain: n.last_drain.and_then(|last| {
+            let ours = last.curfew?;
+            let (started_at, deadline) = (ours.started_at.or(last.started_at), ours.deadline.at());
+            Some(NodeDrainView { operation: ours.operation, started_at, deadline, cancelled: last.cancelled })
+        }),
+        id: n.id,
+        name: n.name,
+        datacenter: n.datacenter.into(),
+        node_pool: n.pool,
+        node_class: n.class,
+        version: n.version,
+        status: n.status.as_str().to_owned(),
+        eligible: n.eligible,
+        draining: n.draining,
+    };
+    Ok(Json(nodes.into_iter().map(view).collect()))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct ClocksQuery {
+    /// Only of this job.
+    job: Option<String>,
+    /// Only of this namespace.
+    namespace: Option<Namespace>,
+    /// 1000 when absent; at most 10000.
+    limit: Option<usize>,
+}
+
+impl Rpc {
+    /// Those that are armed, from the keeper's memory where it keeps them; and whether it does.
+    async fn all_clocks(&self) -> Result<(Vec<ClockRecord>, bool), Refusal> {
+        match self.keeper.clocks().await {
+            Some(clocks) => Ok((clocks, true)),
+            None => Ok((self.store.clocks().await?.into_iter().filter(|c| c.ended_at.is_none()).collect(), false)),
+        }
+    }
+}
+
+/// The kill clocks that are armed: which task gets SIGKILL when, and why.
+#[utoipa::path(
+    get, path = "/v1/clocks", tag = "operations", params(ClocksQuery),
+    responses((status = 200, description = "The next one first.", body = ClocksView))
+)]
+pub async fn clocks(State(rpc): State<Rpc>, caller: Caller, Asked(q): Asked<ClocksQuery>) -> Result<Json<ClocksView>, Refusal> {
+    let (mut clocks, live) = rpc.all_clocks().await?;
+    clocks.retain(|c| {
+        caller.sees_namespace(&c.job.namespace)
+            && q.namespace.as_ref().is_none_or(|ns| *ns == c.job.namespace)
+            && q.job.as_ref().is_none_or(|job| job == c.job.job.as_str())
+    });
+    clocks.sort_by(|a, b| (a.due, &a.key).cmp(&(b.due, &b.key)));
+    let armed = clocks.len();
+    clocks.truncate(q.limit.unwrap_or(1000).clamp(1, 10_000));
+    Ok(Json(ClocksView { live, clocks, armed }))
+}
+
+/// Whether Curfew can keep its promises on this Nomad. It asks every node, so it takes its time; one at a time.
+#[utoipa::path(
+    get, path = "/v1/doctor", tag = "controller", responses((status = 200, description = "Each check, and what to do.", body = Report))
+)]
+pub async fn examine(State(rpc): State<Rpc>, caller: Caller) -> Result<Json<Report>, Refusal> {
+    caller.everywhere()?;
+    let _turn = rpc.turns.doctor.lock().await;
+    let mut report = doctor::examine(&rpc.nomad, &rpc.config, rpc.clock.clone()).await;
+    let kinds = rpc.store.kinds().await?;
+    let paused = kinds.into_iter().find(|k| k.kind == Kind::Kill).and_then(|k| k.pause);
+    report.checks.push(doctor::kill_clocks(paused.as_ref()));
+    Ok(Json(Report::new(report.at, &report.nomad, report.checks)))
+}

@@ -35,6 +35,7 @@ pub async fn keep(args: Keep) -> anyhow::Result<()> {
         holder: format!("bench:{}", std::process::id()),
         listener: Some(TcpListener::bind(args.listen).await?),
         metrics: Metrics::new(),
+        gc: None,
     };
     let controller: Controller = curfew_controller::start(parts)?;
     let end = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));

@@ -37,7 +37,7 @@ macro_rules! text_id {
         }
         impl PartialSchema for $name {
             fn schema() -> RefOr<Schema> {
-                Object::builder().schema_type(Type::String).into()
+                Object::builder().schema_type(Type::String).min_length(Some(1)).into()
             }
         }
         impl ToSchema for $name {}

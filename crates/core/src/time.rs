@@ -14,6 +14,9 @@ use utoipa::{PartialSchema, ToSchema};
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// The last one that RFC 3339 can say: the end of the year 9999.
+    pub const LATEST: Self = Self(253_402_207_200_000_000);
+
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
@@ -39,8 +42,9 @@ fn micros(d: Duration) -> i64 {
 
 impl Add<Duration> for Timestamp {
     type Output = Self;
+    /// At most [`Timestamp::LATEST`]: what is computed can be written down and read again.
     fn add(self, d: Duration) -> Self {
-        Self(self.0.saturating_add(micros(d)))
+        Self(self.0.saturating_add(micros(d))).min(Self::LATEST.max(self))
     }
 }
 impl Sub<Duration> for Timestamp {
@@ -91,4 +95,19 @@ impl<'de> Deserialize<'de> for Timestamp {
 /// Where "now" comes from. Everything that needs the time is handed one; nothing reads it from the system by itself.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_much_is_added_it_can_be_written_down_and_read_again() {
+        let now = Timestamp::from_millis(1_800_000_000_000);
+        for d in [Duration::from_secs(1 << 40), Duration::MAX] {
+            let far = now + d;
+            assert_eq!((far, far.to_string().parse().ok()), (Timestamp::LATEST, Some(far)));
+        }
+        assert!(Timestamp::LATEST + Duration::from_secs(1) == Timestamp::LATEST);
+    }
 }

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -17,6 +18,7 @@ use crate::calls::Calls;
 use crate::config::{Address, ConfigError, NomadConfig};
 use crate::error::{self, Asked, Error};
 use crate::route::{Counters, Route, escape};
+use crate::token::Token;
 use crate::transport::{Body, Sockets, Transport, TransportError, is_loopback};
 
 /// A Nomad. Cheap to clone; every clone shares connections, counters and the bound on calls in flight.
@@ -25,8 +27,12 @@ pub struct Nomad(Arc<Inner>);
 
 struct Inner {
     config: NomadConfig,
-    address: Address,
-    token: Option<HeaderValue>,
+    /// At least one; `current` counts up when one is left.
+    addresses: Vec<Address>,
+    current: AtomicUsize,
+    /// All of them, as people should see them.
+    shown: String,
+    token: Token,
     transport: Box<dyn Transport>,
     counters: Counters,
     calls: Calls,
@@ -116,30 +122,26 @@ pub(crate) fn found<T>(result: Result<T, Error>, gone: &[&str]) -> Result<Option
 impl Nomad {
     /// Over sockets. Reads the certificate files; connects to nothing.
     pub fn new(config: NomadConfig) -> Result<Self, ConfigError> {
-        let address = config.address()?;
-        let sockets = Sockets::new(&config, &address)?;
-        Self::assemble(config, address, Box::new(sockets))
+        let addresses = config.addresses()?;
+        let sockets = Sockets::new(&config, &addresses)?;
+        Self::assemble(config, addresses, Box::new(sockets))
     }
 
     /// Over any transport, such as a cluster in the same process. `config.addr` still names the host of each request.
     pub fn with_transport(config: NomadConfig, transport: impl Transport) -> Result<Self, ConfigError> {
-        let address = config.address()?;
-        Self::assemble(config, address, Box::new(transport))
+        let addresses = config.addresses()?;
+        Self::assemble(config, addresses, Box::new(transport))
     }
 
-    fn assemble(config: NomadConfig, address: Address, transport: Box<dyn Transport>) -> Result<Self, ConfigError> {
-        let token = match &config.token {
-            None => None,
-            Some(t) => {
-                let mut value = HeaderValue::from_str(t).map_err(|_| ConfigError::Token)?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-        };
+    fn assemble(config: NomadConfig, addresses: Vec<Address>, transport: Box<dyn Transport>) -> Result<Self, ConfigError> {
+        let token = Token::new(&config)?;
+        let shown = addresses.iter().map(|a| a.shown.as_str()).collect::<Vec<_>>().join(",");
         let permits = Semaphore::new(config.max_in_flight.clamp(1, Semaphore::MAX_PERMITS));
         Ok(Self(Arc::new(Inner {
             config,
-            address,
+            addresses,
+            current: AtomicUsize::new(0),
+            shown,
             token,
             transport,
             counters: Counters::default(),
@@ -154,14 +156,32 @@ impl Nomad {
 
     /// The address as people should see it.
     pub fn address(&self) -> &str {
-        &self.0.address.shown
+        &self.0.shown
+    }
+
+    /// Which address is asked now. There is at least one.
+    fn current(&self) -> (usize, &Address) {
+        let n = self.0.current.load(Ordering::Relaxed);
+        (n, &self.0.addresses[n % self.0.addresses.len()])
+    }
+
+    /// The next one from now on, unless somebody has left this one already.
+    fn leave(&self, n: usize) {
+        if self.0.addresses.len() > 1
+            && self.0.current.compare_exchange(n, n.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let to = &self.current().1.shown;
+            tracing::warn!(to, "another address of NOMAD_ADDR is asked from now on");
+        }
     }
 
     /// Whether what is sent stays on this machine: a unix socket, or loopback.
     pub fn is_local(&self) -> bool {
-        let address = &self.0.address;
-        let host = address.base.parse::<http::Uri>().ok().and_then(|u| u.host().map(is_loopback));
-        address.socket.is_some() || host == Some(true)
+        let here = |address: &Address| {
+            let host = address.base.parse::<http::Uri>().ok().and_then(|u| u.host().map(is_loopback));
+            address.socket.is_some() || host == Some(true)
+        };
+        self.0.addresses.iter().all(here)
     }
 
     pub fn is_https(&self) -> bool {
@@ -169,7 +189,7 @@ impl Nomad {
     }
 
     pub(crate) fn scheme(&self) -> &'static str {
-        self.0.address.scheme
+        self.current().1.scheme
     }
 
     pub(crate) fn calls(&self) -> &Calls {
@@ -203,10 +223,14 @@ impl Nomad {
             return Ok(None);
         }
         let timed = self.0.calls.begin(call.route);
+        let (before, elsewhere) = (self.current().0, call.address.is_some());
         let answer = tokio::time::timeout_at(deadline, self.exchange(&asked, call)).await.unwrap_or_else(|_| Err(timeout(true)));
         drop(permit);
         timed.end(&answer);
         if let Err(e) = &answer {
+            if !elsewhere && matches!(e, Error::Timeout { .. } | Error::NoLeader { .. }) {
+                self.leave(before);
+            }
             tracing::debug!(%asked, error = %e, "Nomad call failed");
         }
         answer.map(Some)
@@ -228,13 +252,26 @@ impl Nomad {
 
     /// Sends and returns as soon as the headers are there; the caller sets the deadlines. Takes no permit.
     pub(crate) async fn open(&self, asked: &Asked, call: Call) -> Result<http::Response<Body>, Error> {
-        let route = call.route;
-        let request = self.request(call).map_err(|why| Error::Unaskable { asked: asked.clone().into(), why })?;
-        self.0.counters.count(route);
-        self.0.transport.send(request).await.map_err(|e| match e {
-            TransportError::Connect(source) => error::unreachable(asked.clone().into(), source),
-            TransportError::Broken(source) => error::broken(asked.clone().into(), source),
-        })
+        let mut left = self.0.addresses.len();
+        loop {
+            let (n, address) = self.current();
+            let request = self.request(&call, address).map_err(|why| Error::Unaskable { asked: asked.clone().into(), why })?;
+            self.0.counters.count(call.route);
+            let error = match self.0.transport.send(request).await {
+                Ok(response) => return Ok(response),
+                Err(e) => e,
+            };
+            if call.address.is_none() {
+                self.leave(n);
+            }
+            left -= 1;
+            match error {
+                TransportError::Broken(source) => return Err(error::broken(asked.clone().into(), source)),
+                // Nothing was sent: it can be asked elsewhere. Not a signal: the read before it has aged meanwhile.
+                TransportError::Connect(_) if left > 0 && call.address.is_none() && call.route != Route::Signal => {}
+                TransportError::Connect(source) => return Err(error::unreachable(asked.clone().into(), source)),
+            }
+        }
     }
 
     /// The error of an answer that is not a success, for callers of [`Nomad::open`].
@@ -251,13 +288,13 @@ impl Nomad {
 
     pub(crate) fn asked(&self, call: &Call) -> Box<Asked> {
         let path = call.path.clone().unwrap_or_else(|_| call.route.template().to_owned());
-        let address = call.address.clone().unwrap_or_else(|| self.0.address.shown.clone());
+        let address = call.address.clone().unwrap_or_else(|| self.0.shown.clone());
         Box::new(Asked { method: call.route.method(), path, address, changes: call.route.changes() })
     }
 
-    fn request(&self, call: Call) -> Result<http::Request<Bytes>, String> {
-        let mut uri = call.address.unwrap_or_else(|| self.0.address.base.clone());
-        uri.push_str(&call.path?);
+    fn request(&self, call: &Call, address: &Address) -> Result<http::Request<Bytes>, String> {
+        let mut uri = call.address.clone().unwrap_or_else(|| address.base.clone());
+        uri.push_str(call.path.as_deref().map_err(Clone::clone)?);
         let region = self.0.config.region.clone().filter(|_| call.regional).map(|r| ("region", r));
         let mut separator = '?';
         for (name, value) in call.query.iter().chain(&region) {
@@ -271,10 +308,10 @@ impl Nomad {
         if !call.body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
-        if let Some(token) = &self.0.token {
-            request = request.header("X-Nomad-Token", token.clone());
+        if let Some(token) = self.0.token.value() {
+            request = request.header("X-Nomad-Token", token);
         }
-        request.body(call.body).map_err(|e| format!("this cannot be asked of Nomad: {e}"))
+        request.body(call.body.clone()).map_err(|e| format!("this cannot be asked of Nomad: {e}"))
     }
 
     /// Nomad answered, and left out what the token may not see.
@@ -284,7 +321,7 @@ impl Nomad {
 
     fn token_words(&self) -> String {
         let source = &self.0.config.token_source;
-        match self.0.token {
+        match self.0.token.value() {
             Some(_) => format!("The token of {source} was sent"),
             None => format!("No token was sent: set {source}"),
         }

@@ -19,15 +19,22 @@ pub enum ConfigError {
     Tls(String),
     #[error("the token holds a character that cannot be sent in a header")]
     Token,
+    #[error("the token file {} cannot be read", path.display())]
+    TokenFile { path: PathBuf, source: std::io::Error },
+    #[error("NOMAD_ADDR has several addresses, and {0} is among them; a unix socket stands alone, and http and https do not mix")]
+    Mixed(String),
     #[error("the HTTP client could not be set up")]
     Client(#[source] reqwest::Error),
 }
 
 #[derive(Clone)]
 pub struct NomadConfig {
-    /// `http://…`, `https://…` or `unix:///path`.
+    /// `http://…`, `https://…` or `unix:///path`; several of one cluster's agents with commas between them. When the one that is used
+    /// cannot be reached, does not answer or has no leader, the next one is asked.
     pub addr: String,
     pub token: Option<String>,
+    /// Read anew every few seconds, instead of `token`.
+    pub token_file: Option<PathBuf>,
     /// Where the token came from, for the sentence that says that it was refused.
     pub token_source: String,
     /// The namespace of a job that names none.
@@ -64,6 +71,7 @@ impl Default for NomadConfig {
         Self {
             addr: "http://127.0.0.1:4646".into(),
             token: None,
+            token_file: None,
             token_source: "NOMAD_TOKEN".into(),
             namespace: Namespace::default(),
             region: None,
@@ -89,8 +97,13 @@ impl NomadConfig {
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let get = |name: &str| get(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let path = |name: &str| get(name).map(PathBuf::from);
+        // A token that is set is meant, whatever file there is.
+        let token_file = path("NOMAD_TOKEN_FILE").filter(|_| get("NOMAD_TOKEN").is_none());
+        let token_source = token_file.as_ref().map_or("NOMAD_TOKEN".to_owned(), |f| format!("NOMAD_TOKEN_FILE {}", f.display()));
         let config = Self {
             token: get("NOMAD_TOKEN"),
+            token_file,
+            token_source,
             region: get("NOMAD_REGION"),
             ca_cert: path("NOMAD_CACERT"),
             client_cert: path("NOMAD_CLIENT_CERT"),
@@ -107,11 +120,21 @@ impl NomadConfig {
             Some(ns) if ns != "*" => Self { namespace: ns.into(), ..config },
             _ => config,
         };
-        config.address()?;
+        config.addresses()?;
         Ok(config)
     }
 
-    pub(crate) fn address(&self) -> Result<Address, ConfigError> {
+    /// At least one.
+    pub(crate) fn addresses(&self) -> Result<Vec<Address>, ConfigError> {
+        let all = self.addr.split(',').map(|a| Self { addr: a.trim().to_owned(), ..self.clone() }.address());
+        let all = all.collect::<Result<Vec<_>, _>>()?;
+        match all.iter().find(|a| all.len() > 1 && (a.socket.is_some() || a.scheme != all[0].scheme)) {
+            Some(odd) => Err(ConfigError::Mixed(odd.shown.clone())),
+            None => Ok(all),
+        }
+    }
+
+    fn address(&self) -> Result<Address, ConfigError> {
         let bad = |why: &str| ConfigError::Address { addr: without_userinfo(&self.addr), why: why.into() };
         if let Some(path) = self.addr.strip_prefix("unix://") {
             if !path.starts_with('/') {
@@ -167,6 +190,7 @@ impl fmt::Debug for NomadConfig {
         f.debug_struct("NomadConfig")
             .field("addr", &without_userinfo(&self.addr))
             .field("token", &self.token.as_ref().map(|_| "(set)"))
+            .field("token_file", &self.token_file)
             .field("namespace", &self.namespace)
             .field("region", &self.region)
             .field("ca_cert", &self.ca_cert)
@@ -213,5 +237,37 @@ mod tests {
             let e = NomadConfig { addr: addr.into(), ..NomadConfig::default() }.address().unwrap_err().to_string();
             assert!(e.contains(why) && !e.contains("pw"), "{addr}: {e}");
         }
+    }
+
+    #[test]
+    fn several_addresses_are_of_one_scheme_and_a_socket_stands_alone() {
+        let of = |addr: &str| NomadConfig { addr: addr.into(), ..NomadConfig::default() }.addresses();
+        let bases: Vec<String> = of("https://a:4646, https://b:4646/").unwrap().into_iter().map(|a| a.base).collect();
+        assert_eq!(bases, ["https://a:4646", "https://b:4646"]);
+        for (addr, why) in
+            [("http://a:1,https://b:1", "https://b:1"), ("http://a:1,unix:///s", "unix:///s"), ("http://a:1,", "no scheme")]
+        {
+            let e = of(addr).unwrap_err().to_string();
+            assert!(e.contains(why), "{addr}: {e}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_set_comes_before_one_in_a_file() {
+        let env = |token: Option<&str>| {
+            let token = token.map(str::to_owned);
+            let get = |name: &str| match name {
+                "NOMAD_TOKEN" => token.clone(),
+                "NOMAD_TOKEN_FILE" => Some("/run/token".into()),
+                _ => None,
+            };
+            NomadConfig::from_env(get).unwrap()
+        };
+        assert_eq!(env(Some("t")).token_file, None);
+        let filed = env(None);
+        assert_eq!(
+            (filed.token_file.as_deref(), &*filed.token_source),
+            (Some("/run/token".as_ref()), "NOMAD_TOKEN_FILE /run/token")
+        );
     }
 }

@@ -25,6 +25,7 @@ mod rights;
 mod route;
 mod signal;
 mod tls;
+mod token;
 mod transport;
 mod wire;
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -51,15 +52,26 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    pub(crate) fn new(config: &NomadConfig, address: &Address) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: &NomadConfig, addresses: &[Address]) -> Result<Self, ConfigError> {
+        // A socket stands alone.
+        let alone = match addresses {
+            [one] => one.socket.as_ref().map(|path| (path, &one.base)),
+            _ => None,
+        };
+        // Where there is another one to ask, an agent that takes no connection is not waited for.
+        let several = addresses.len() > 1;
+        let builder = |config: &NomadConfig| {
+            let builder = builder(config)?;
+            Ok::<_, ConfigError>(if several { builder.connect_timeout(ELSEWHERE) } else { builder })
+        };
         let build = |b: reqwest::ClientBuilder| b.build().map_err(ConfigError::Client);
-        let socket = match &address.socket {
+        let socket = match alone {
             None => None,
-            Some(path) => Some(build(builder(config)?.no_proxy().unix_socket(path.clone()))?),
+            Some((path, _)) => Some(build(builder(config)?.no_proxy().unix_socket(path.clone()))?),
         };
         let direct = build(builder(config)?.no_proxy())?;
         let proxied = build(builder(config)?)?;
-        Ok(Self { socket, direct, proxied, base: address.base.as_str().into() })
+        Ok(Self { socket, direct, proxied, base: alone.map_or("", |(_, base)| base.as_str()).into() })
     }
 
     fn client(&self, uri: &http::Uri) -> &reqwest::Client {
@@ -71,6 +83,8 @@ impl Sockets {
         }
     }
 }
+
+const ELSEWHERE: Duration = Duration::from_secs(3);
 
 pub(crate) fn is_loopback(host: &str) -> bool {
     let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();

@@ -36,6 +36,7 @@ const PAGE: usize = 500;
 pub struct EventsQuery {
     /// Only rows after this `seq`; the header `Last-Event-ID` counts before it.
     #[serde(default)]
+    #[param(maximum = 9007199254740991)]
     after: u64,
 }
 
@@ -46,7 +47,7 @@ pub struct EventsQuery {
 pub struct LastEventId {
     /// The `id` of the last event that was received.
     #[param(rename = "Last-Event-ID", required = false)]
-    last_event_id: Option<u64>,
+    last_event_id: u64,
 }
 
 /// An operation as it goes: server-sent events.

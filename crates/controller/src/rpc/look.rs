@@ -36,6 +36,7 @@ pub struct JobsQuery {
     #[serde(default)]
     managed: bool,
     /// 1000 when absent; at most 10000.
+    #[param(minimum = 1, maximum = 10000)]
     limit: Option<usize>,
 }
 
@@ -188,6 +189,7 @@ pub struct ClocksQuery {
     /// Only of this namespace.
     namespace: Option<Namespace>,
     /// 1000 when absent; at most 10000.
+    #[param(minimum = 1, maximum = 10000)]
     limit: Option<usize>,
 }
 

@@ -139,6 +139,7 @@ pub struct ListQuery {
     /// The next page starts after this operation.
     before: Option<OpId>,
     /// 100 when absent; at most 1000.
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
 
@@ -237,8 +238,10 @@ pub struct AuditQuery {
     since: Option<Timestamp>,
     /// Only rows after this `seq`: the next page.
     #[serde(default)]
+    #[param(maximum = 9007199254740991)]
     after: u64,
     /// 1000 when absent; at most 10000.
+    #[param(minimum = 1, maximum = 10000)]
     limit: Option<usize>,
 }
 

@@ -496,3 +496,44 @@ async fn what_a_node_was_drained_by_and_giving_it_back() {
     let (others, _) = crate::fake::nomad(move |_| respond(200, row(json!({ "Status": "complete", "Meta": null })).to_string()));
     assert_eq!(others.nodes(None).await.unwrap().remove(0).last_drain.unwrap().curfew, None);
 }
+
+/// One that answers, but cannot: the next call goes elsewhere.
+#[tokio::test]
+async fn a_server_without_a_leader_is_left() {
+    let config = NomadConfig { addr: "http://a.test:1,http://b.test:1".into(), ..config() };
+    let (nomad, _) = nomad_with(config, |r| match r.uri().host() {
+        Some("a.test") => respond(500, "No cluster leader"),
+        _ => respond(200, "[]"),
+    });
+    assert!(matches!(nomad.nodes(None).await, Err(Error::NoLeader { .. })));
+    assert_eq!(nomad.nodes(None).await.unwrap(), []);
+    assert_eq!(nomad.nodes(None).await.unwrap(), []);
+    assert_eq!(nomad.address(), "http://a.test:1,http://b.test:1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_file_is_read_anew_and_a_missing_one_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let config = NomadConfig { token: None, token_file: Some(path.clone()), ..config() };
+    let e = Nomad::with_transport(config.clone(), never).unwrap_err();
+    assert!(e.to_string().contains("token"), "{e}");
+    std::fs::write(&path, "first\n").unwrap();
+    let (nomad, log) = nomad_with(config, |_| respond(200, "[]"));
+    let asked = async |expected: &str| {
+        nomad.nodes(None).await.unwrap();
+        assert_eq!(log.last_header("x-nomad-token").as_deref(), Some(expected));
+    };
+    asked("first").await;
+    std::fs::write(&path, "second").unwrap();
+    asked("first").await;
+    tokio::time::advance(Duration::from_secs(4)).await;
+    asked("second").await;
+    std::fs::remove_file(&path).unwrap();
+    tokio::time::advance(Duration::from_secs(4)).await;
+    asked("second").await;
+}
+
+async fn never(_: http::Request<bytes::Bytes>) -> Result<http::Response<curfew_nomad::Body>, TransportError> {
+    Err(TransportError::Connect("nothing is asked".into()))
+}

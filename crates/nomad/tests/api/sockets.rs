@@ -81,3 +81,18 @@ async fn a_redirect_is_not_followed_because_it_would_take_the_token_along() {
     assert!(matches!(e, Error::NotNomad { status: 307, .. }), "{e:?}");
     head.await.unwrap();
 }
+
+#[tokio::test]
+async fn the_next_address_is_asked_when_one_takes_no_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gone = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let (addr, head) = once(b"HTTP/1.1 404 Not Found\r\nContent-Length: 13\r\n\r\njob not found").await;
+    let both = nomad(format!("{gone},{addr}"));
+    assert_eq!(both.job(&key()).await.unwrap(), None);
+    assert!(head.await.unwrap().contains("GET /v1/job/"));
+    // Both are gone now: each was asked once, and both are named.
+    let e = both.job(&key()).await.unwrap_err();
+    assert!(matches!(e, Error::Unreachable { .. }) && e.to_string().contains(&format!("{gone},{addr}")), "{e}");
+    assert_eq!(both.requests(), [("GET /v1/job/:job", 4)]);
+}

@@ -205,3 +205,56 @@ pub async fn a_task_calls_with_its_workload_identity(_: Given) {
     let stop = stop.run().await.code(1);
     assert!(stop.stderr.contains(&format!("workload {job}/t has read")), "{stop}");
 }
+
+/// What a generated client is used for.
+const PYTHON: &str = r#"
+import sys
+from generated import Client
+from generated.api.jobs import stop
+from generated.api.operations import list_, show
+from generated.models import StopRequest
+
+client = Client(base_url=sys.argv[1])
+asked = [stop.sync(sys.argv[2], client=client, body=StopRequest(stop_timeout="1s", actor="python"), idempotency_key="p1") for _ in range(2)]
+assert asked[0].id == asked[1].id, asked
+op = show.sync(asked[0].id, client=client, wait="1m")
+assert (str(op.state.value), op.actor, op.outcome.killed) == ("succeeded", "python", 1), op
+assert [o.id for o in list_.sync(client=client, job=sys.argv[2])][0] == op.id
+missing = stop.sync_detailed("no-such-job", client=client, body=StopRequest())
+assert missing.status_code == 404 and missing.parsed.type_ == "urn:curfew:problem:no-such-job", missing
+print("generated client: ok")
+"#;
+
+/// A client that another language's generator makes of the description stops a job.
+pub async fn a_generated_python_client(given: Given) {
+    let generator = std::env::var("CURFEW_TEST_PYTHON").unwrap_or_default();
+    if generator.is_empty() {
+        given.skip("CURFEW_TEST_PYTHON names no Python that has openapi-python-client (pip install openapi-python-client)");
+        return;
+    }
+    let cluster = Cluster::start(Kind::Dev, &Shape::default()).await;
+    let controller = Controller::start(cluster.addr(), &[]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let described = controller.curfew(["openapi"]).run().await.code(0);
+    std::fs::write(dir.path().join("openapi.json"), described.stdout).unwrap();
+    std::fs::write(dir.path().join("use.py"), PYTHON).unwrap();
+    let python = async |args: &[&str]| {
+        let ran = tokio::process::Command::new(&generator).args(args).current_dir(dir.path()).output().await.unwrap();
+        let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success(), "{args:?}: {said}");
+        said
+    };
+    let make =
+        ["-m", "openapi_python_client", "generate", "--path", "openapi.json", "--output-path", "generated", "--meta", "none"];
+    python(&make).await;
+    let job = unique("python");
+    let spec = service(&job, vec![task("t", IMPOLITE)]).to_string();
+    controller.curfew(["job", "run", "-"]).stdin(spec).run().await.code(0);
+    eventually(PATIENCE, "the task to live", async || {
+        let ran = controller.curfew(["job", "status", &job]).run().await;
+        if ran.stdout.contains("lives") { Ok(()) } else { Err(format!("{ran}")) }
+    })
+    .await;
+    let said = python(&["use.py", controller.addr(), &job]).await;
+    assert!(said.contains("generated client: ok"), "{said}");
+}

@@ -77,7 +77,7 @@ fn main() {
             doctor::a_node_that_is_down, doctor::a_read_only_token;
         NONE: access::off_loopback_it_does_not_start_without;
         DEV: access::the_first_token_is_made_on_the_database, access::over_tls_with_a_certificate,
-            access::a_client_survives_the_kill_of_the_one_it_talks_to;
+            access::a_client_survives_the_kill_of_the_one_it_talks_to, access::a_generated_python_client;
         REAL: access::a_task_calls_with_its_workload_identity;
         NONE: doctor::nothing_there_or_something_else, doctor::tls_that_does_not_fit, doctor::bad_configuration,
             doctor::interrupted;

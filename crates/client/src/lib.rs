@@ -27,8 +27,8 @@ pub use curfew_core::access::Scope;
 pub use curfew_core::api::{
     AllocPlan, AllocView, ClocksView, CreatedToken, DrainPlan, DrainRequest, ExtendRequest, GcRequest, Gets, HeldView,
     InterveneRequest, JobRow, JobStatusView, KindView, NodePlan, NodeView, OperationView, PauseKindRequest, PlanView, Problem,
-    QueueCountView, QueueView, RevertRequest, SpecText, StatusView, SteerRequest, StopRequest, SubmitRequest, TaskView, TokenRequest, TokenView,
-    UndrainRequest, Who,
+    QueueCountView, QueueView, RevertRequest, SpecText, StatusView, SteerRequest, StopRequest, SubmitRequest, TaskView,
+    TokenRequest, TokenView, UndrainRequest, Who,
 };
 use curfew_core::audit::AuditRow;
 pub use curfew_core::doctor::Report as DoctorReport;

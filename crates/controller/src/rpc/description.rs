@@ -121,7 +121,7 @@ fn complete(method: &str, path: &str, operation: &mut Operation) {
         if let RefOr::T(response) = response {
             response.headers.insert("X-Request-Id".into(), request_id().into());
             // What a stream is made of is said in words.
-            if let Some(stream) = response.content.get_mut("text/event-stream") {
+            if let Some(RefOr::T(stream)) = response.content.get_mut("text/event-stream") {
                 stream.schema = None;
             }
         }

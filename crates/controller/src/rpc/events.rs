@@ -36,7 +36,6 @@ const PAGE: usize = 500;
 pub struct EventsQuery {
     /// Only rows after this `seq`; the header `Last-Event-ID` counts before it.
     #[serde(default)]
-    #[param(maximum = 9007199254740991)]
     after: u64,
 }
 

@@ -238,7 +238,6 @@ pub struct AuditQuery {
     since: Option<Timestamp>,
     /// Only rows after this `seq`: the next page.
     #[serde(default)]
-    #[param(maximum = 9007199254740991)]
     after: u64,
     /// 1000 when absent; at most 10000.
     #[param(minimum = 1, maximum = 10000)]

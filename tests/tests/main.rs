@@ -22,6 +22,7 @@ mod shutdown;
 mod spec;
 mod stop;
 mod told;
+mod traces;
 mod two;
 
 use curfew_tests::{run, scenarios};
@@ -102,6 +103,7 @@ fn main() {
             gc::beside_the_controller, gc::the_jobspec, gc::a_child_is_stopped_through_the_controller,
             gc::leftovers_of_operations, gc::paused_clocks_are_paused_for_it_too;
         NONE: gc::without_a_terminal_it_wants_a_word;
+        DEV: traces::one_for_each_operation, traces::without_a_collector;
         NONE: runbooks::every_page_is_run;
         DEV: runbooks::getting_started, runbooks::drain_a_datacenter, runbooks::stop_the_controller, runbooks::pause_a_kind, runbooks::stuck_operation,
             runbooks::a_node_that_will_not_die, runbooks::a_lost_database;

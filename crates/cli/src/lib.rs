@@ -22,6 +22,7 @@ mod serve;
 mod shown;
 mod timeline;
 mod token;
+mod traces;
 
 use std::process::ExitCode;
 
@@ -44,7 +45,14 @@ pub fn curfew_gc() -> ExitCode {
 fn start(cli: Cli) -> ExitCode {
     // Two rustls providers in one process panic: this one everywhere.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    output::start_logging(&cli.log, cli.command.logs_at());
+    let traces = match traces::wanted(&cli.command) {
+        Ok(traces) => traces,
+        Err(e) => {
+            output::error(&output::chain(&e));
+            return Exit::Usage.into();
+        }
+    };
+    output::start_logging(&cli.log, cli.command.logs_at(), traces.as_ref());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(r) => r,
         Err(e) => {
@@ -55,6 +63,9 @@ fn start(cli: Cli) -> ExitCode {
     let exit = runtime.block_on(run(cli));
     // A task that hangs in a blocking call does not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    if let Some(traces) = traces {
+        traces.end();
+    }
     match exit {
         Ok(exit) => exit.into(),
         Err(e) => {

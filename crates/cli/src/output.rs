@@ -2,22 +2,27 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::args::{Log, LogFormat};
+use crate::traces::Traces;
 
-pub fn start_logging(log: &Log, default: &str) {
+pub fn start_logging(log: &Log, default: &str, traces: Option<&Traces>) {
     let filter = log.filter.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|e| {
         error(&format!("--log \"{filter}\" is not a filter ({e}); logging at {default}"));
         EnvFilter::new(default)
     });
-    let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    // Another part of the process may have set one up (in tests).
-    let _ = match log.log_format {
-        LogFormat::Text => base.with_ansi(colour(&std::io::stderr())).try_init(),
-        LogFormat::Json => base.json().try_init(),
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match log.log_format {
+        LogFormat::Text => lines.with_ansi(colour(&std::io::stderr())).boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
+    let registry = tracing_subscriber::registry().with(traces.map(Traces::layer)).with(lines.with_filter(filter));
+    // Another part of the process may have set one up (in tests).
+    let _ = registry.try_init();
 }
 
 /// Whether this stream is read by somebody who sees colours.

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::agenda::Agenda;
 use crate::duty::{Duty, live};
@@ -23,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::pulse::{IDLE, Loop, Pulse};
 use crate::shutdown::{CLEAN_UP, WRITE_DOWN};
 use crate::steps::{Done, Tools};
+use crate::trace;
 
 pub struct Dispatcher {
     pub store: Arc<dyn Store>,
@@ -204,7 +206,8 @@ impl Dispatcher {
         let metrics = self.metrics.clone();
         self.steps.spawn(async move {
             let (id, kind, began) = (op.id, op.kind(), Instant::now());
-            worker.work(op).await;
+            let span = tracing::info_span!("step", operation = %id, kind = kind.as_str(), epoch = op.lease.epoch);
+            worker.work(op).instrument(trace::of(id, span)).await;
             metrics.step(kind, began.elapsed());
             drop(slot);
             // The loop is gone only when the controller is stopping.

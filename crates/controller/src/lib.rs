@@ -21,6 +21,7 @@ mod shutdown;
 mod start;
 mod steps;
 pub mod systemd;
+mod trace;
 
 pub use clock::SystemClock;
 pub use lifecycle::{Controller, Counts, Ending, Phase};

@@ -114,6 +114,8 @@ pub struct Config {
     pub rpc_connections: usize,
     /// Event streams and long polls at the same time.
     pub rpc_streams: usize,
+    /// Where OpenTelemetry traces are sent by OTLP over HTTP; empty means nowhere.
+    pub otlp_endpoint: String,
 }
 
 const fn secs(s: u64) -> Duration {
@@ -163,6 +165,7 @@ impl Default for Config {
             rpc_rate: 2000,
             rpc_connections: 1024,
             rpc_streams: 512,
+            otlp_endpoint: String::new(),
         }
     }
 }
@@ -321,6 +324,9 @@ impl Config {
         }
         self.gc()?;
         self.check_access()?;
+        if !self.otlp_endpoint.is_empty() && !["http://", "https://"].iter().any(|s| self.otlp_endpoint.starts_with(s)) {
+            return bad(format!("otlp_endpoint = \"{}\" is no URL; write one as in http://127.0.0.1:4318", self.otlp_endpoint));
+        }
         if self.max_body_bytes < 1 << 20 {
             return bad("max_body_bytes must be at least 1048576 (1 MiB)".into());
         }

@@ -11,6 +11,8 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use curfew_core::Namespace;
 
@@ -224,7 +226,10 @@ impl Nomad {
         }
         let timed = self.0.calls.begin(call.route);
         let (before, elsewhere) = (self.current().0, call.address.is_some());
-        let answer = tokio::time::timeout_at(deadline, self.exchange(&asked, call)).await.unwrap_or_else(|_| Err(timeout(true)));
+        let span = tracing::debug_span!("nomad", route = call.route.label(), outcome = Empty, otel.kind = "client");
+        let exchange = self.exchange(&asked, call).instrument(span.clone());
+        let answer = tokio::time::timeout_at(deadline, exchange).await.unwrap_or_else(|_| Err(timeout(true)));
+        span.record("outcome", answer.as_ref().err().map_or("ok", Error::class));
         drop(permit);
         timed.end(&answer);
         if let Err(e) = &answer {

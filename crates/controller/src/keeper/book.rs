@@ -48,6 +48,8 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Shot {
     pub clock: KillClock,
+    /// Whose clock it is, where an operation asked for it.
+    pub operation: Option<OpId>,
     pub off: CancellationToken,
 }
 
@@ -568,7 +570,9 @@ impl Book {
             fx.push(Effect::Audit(entry(&self.actor, now, r, Action::SigkillSending, detail)));
         }
         t.busy = true;
-        let clocks: Vec<Shot> = clocks.into_iter().map(|clock| Shot { clock, off: CancellationToken::new() }).collect();
+        let whose = |key: &ClockKey| t.records.iter().find(|r| r.key == *key).and_then(|r| r.operation);
+        let shot = |clock: KillClock| Shot { operation: whose(clock.key()), clock, off: CancellationToken::new() };
+        let clocks: Vec<Shot> = clocks.into_iter().map(shot).collect();
         t.shots = clocks.iter().map(|s| (s.clock.key().clone(), s.clock.due(), s.off.clone())).collect();
         fx.push(Effect::Kill { alloc: id.clone(), node: alloc.node.clone(), clocks });
     }

@@ -28,6 +28,8 @@ use curfew_store::Store;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::metrics::Metrics;
 use crate::pulse::{Loop, Pulse};
@@ -37,6 +39,7 @@ pub use drains::DrainReport;
 pub use stops::StopReport;
 
 use crate::duty::Duty;
+use crate::trace;
 
 enum Msg {
     Observed(Vec<Allocation>),
@@ -502,8 +505,16 @@ impl Actor {
         let lane = self.lanes.entry(node.clone()).or_insert_with(|| Arc::new(Semaphore::new(SIGNALS_PER_NODE))).clone();
         self.under_way.spawn(async move {
             let shots = clocks.into_iter().map(async |shot| {
-                let cause = shot.clock.cause();
-                let answer = kill_one(&nomad, &*clock, &duty, &node, &lane, shot).await;
+                let (cause, key) = (shot.clock.cause(), shot.clock.key());
+                let span = tracing::info_span!("kill", alloc = %key.alloc, task = %key.task, operation = Empty);
+                let span = match shot.operation {
+                    Some(id) => {
+                        span.record("operation", tracing::field::display(id));
+                        trace::of(id, span)
+                    }
+                    None => span,
+                };
+                let answer = kill_one(&nomad, &*clock, &duty, &node, &lane, shot).instrument(span).await;
                 metrics.sigkill(cause, &answer.2);
                 answer
             });
@@ -547,7 +558,7 @@ async fn kill_one(
     duty: &Duty,
     node: &NodeId,
     lane: &Semaphore,
-    Shot { clock: kill, off }: Shot,
+    Shot { clock: kill, off, .. }: Shot,
 ) -> (ClockKey, Timestamp, Answer) {
     let key = kill.key().clone();
     let read_at = clock.now();

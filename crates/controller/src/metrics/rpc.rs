@@ -1,4 +1,4 @@
-//! Requests of the RPC, by route.
+//! Requests of the RPC, by route: counted, and a span of each.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::Method;
@@ -10,6 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::{Metrics, from_zero};
 
@@ -118,9 +120,11 @@ pub async fn measure(State(metrics): State<Metrics>, request: Request, next: Nex
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let method = word(request.method());
     let began = Instant::now();
-    let response = next.run(request).await;
+    let span = tracing::info_span!("request", method, route, operation = Empty, status = Empty, otel.kind = "server");
+    let response = next.run(request).instrument(span.clone()).await;
     let requests = &metrics.0.rpc;
     let status = response.status().as_u16();
+    span.record("status", status);
     requests.answered.get_or_create(&ByStatus { method, route: route.clone(), status }).inc();
     requests.seconds.get_or_create(&ByRoute { method, route }).observe(began.elapsed().as_secs_f64());
     response

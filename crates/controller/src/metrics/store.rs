@@ -22,6 +22,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::{Metrics, from_zero};
+use crate::trace;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByCall {
@@ -83,6 +84,7 @@ macro_rules! measured {
             async fn create(&self, new: NewOperation) -> Result<Created> {
                 let created = self.time("create", self.inner.create(new)).await?;
                 self.metrics.accepted(&created);
+                trace::about(created.operation().id);
                 Ok(created)
             }
             async fn renew(&self, id: OpId, epoch: u64, lease_for: Duration, now: Timestamp) -> Result<()> {

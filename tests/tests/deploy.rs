@@ -230,6 +230,8 @@ pub async fn two_controllers_as_nomad_jobs(given: Given) {
     register(&cluster.api, "deploy/nomad/curfew.nomad.hcl", |job| {
         let task = &mut job["TaskGroups"][0]["Tasks"][0];
         task["Env"]["CURFEW_LISTEN"] = json!(listen);
+        // What the one that dies has in its hands is free after this, not after 5m.
+        task["Env"]["CURFEW_LEASE_TIMEOUT"] = json!("11s");
         // The embedded cluster gives its tasks no socket.
         task["Env"]["NOMAD_ADDR"] = json!(cluster.addr());
         let script = task["Config"]["args"][1].as_str().unwrap();

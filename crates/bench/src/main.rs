@@ -22,10 +22,6 @@ use clap::{Parser, Subcommand};
 
 use report::Report;
 
-/// As `curfew` itself has it.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Measures Curfew on an embedded cluster, or on NOMAD_ADDR.
 #[derive(Parser)]
 #[command(name = "curfew-bench", version)]

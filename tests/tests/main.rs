@@ -11,6 +11,7 @@ mod doctor;
 mod drain_cli;
 mod drains;
 mod gc;
+mod labs;
 mod lessons;
 mod nodes;
 mod nomad_api;
@@ -43,7 +44,9 @@ fn main() {
             rollouts::a_flaky_version_is_reverted_by_the_deadline, rollouts::killed_in_the_middle_it_comes_to_the_same_end,
             rollouts::canaries_wait_for_their_promotion, rollouts::a_newer_version_and_a_stop_supersede,
             rollouts::what_has_no_place_says_which_constraint, rollouts::without_a_deployment,
-            rollouts::a_count_change_the_same_again_and_an_index;
+            rollouts::a_count_change_the_same_again_and_an_index,
+            rollouts::a_success_that_crashes_later_shows_in_its_status, rollouts::stop_all_by_prefix_and_purge_when_dead;
+        BOTH: labs::pollers;
         BOTH: crash::registered_again_after_its_stop, crash::killed_and_back_after_the_clock,
             crash::killed_and_back_before_the_clock, crash::a_restart_with_many_stops_in_flight,
             crash::sigterm_ends_it_quickly_with_0, crash::a_waiting_command_survives_the_restart,
@@ -72,7 +75,7 @@ fn main() {
         DEV: cli::a_closed_standard_output, cli::a_second_controller_on_the_same_port,
             cli::a_controller_that_is_ready_says_who_it_is;
         DEV: devcluster::the_lines_of_its_page_work, devcluster::the_official_command_line;
-        NONE: cli::no_file_an_empty_file_a_folder, cli::a_duration_without_a_unit, cli::no_controller_or_something_else,
+        NONE: labs::a_line_is_compared_without_what_changes, cli::no_file_an_empty_file_a_folder, cli::a_duration_without_a_unit, cli::no_controller_or_something_else,
             cli::the_certificates_of_dev_are_wrong, cli::nomad_is_not_there, cli::the_configuration_is_wrong;
         BOTH: doctor::a_healthy_cluster, doctor::a_node_with_the_default_max_kill_timeout, doctor::a_server_without_a_leader,
             doctor::a_node_that_is_down, doctor::a_read_only_token;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use curfew_core::Timestamp;
-use curfew_core::api::OperationView;
+use curfew_core::api::{CrashView, JobStatusView, OperationView};
 use curfew_core::operation::{Kind as OpKind, State};
 use curfew_core::rollout::{End, FailedBy, Happening, RolloutView, What};
 use curfew_tests::command::Ran;
@@ -385,4 +385,56 @@ pub async fn a_count_change_the_same_again_and_an_index(given: Given) {
     stale.says(&[&format!("has the index {index}"), "somebody changed it"]);
     watch(&lab, &job(2), &["--check-index", &index.to_string(), "--json"]).await.code(0);
     lab.discard(&id).await;
+}
+
+/// Healthy in time, crashes later: its rollout succeeded, and `job status` counts the restarts.
+pub async fn a_success_that_crashes_later_shows_in_its_status(given: Given) {
+    let lab = given.shared().await;
+    let id = unique("crashes");
+    let policy = json!({ "Attempts": 3, "Mode": "delay", "Interval": nanos(secs(40)), "Delay": nanos(secs(1)) });
+    deployed(&lab, &group(rolling(&id, "0.1", FLAKY, 1), json!({ "RestartPolicy": policy }))).await;
+    let crash = async |enough: fn(&CrashView) -> bool| {
+        eventually(PATIENCE, "a crash in its status", async || {
+            let ran = lab.run(&["job", "status", &id, "--json"]).run().await.code(0);
+            let job: JobStatusView = serde_json::from_value(ran.json()).map_err(|e| e.to_string())?;
+            let crash = job.allocations.iter().flat_map(|a| &a.tasks).find_map(|t| t.crashes.clone());
+            crash.filter(enough).ok_or_else(|| ran.to_string())
+        })
+        .await
+    };
+    let first = crash(|c| c.next_at.is_some()).await;
+    assert_eq!((first.of, first.within, first.exit_code, first.used_up), (3, secs(40), Some(1), false), "{first:?}");
+    let last = crash(|c| c.used_up).await;
+    assert_eq!((last.restarts, last.next_at.is_some_and(|at| at >= last.until - secs(2))), (3, true), "{last:?}");
+    let shown = lab.run(&["job", "status", &id]).run().await.code(0);
+    for words in ["crashes: exit code 1, 3 of 3 restarts in 40s", "all used up, the next attempt in"] {
+        assert!(shown.stdout.contains(words), "no {words:?}: {shown}");
+    }
+    lab.stop(&id, &["--stop-timeout", "1s", "--purge-when-dead"]).await.code(0);
+    assert!(lab.cluster.api.try_get(&format!("/v1/job/{id}")).await.is_err(), "it is still there");
+}
+
+/// `for JOB in …; do nomad job stop -purge …`, without leaving processes.
+pub async fn stop_all_by_prefix_and_purge_when_dead(given: Given) {
+    let lab = given.shared().await;
+    let prefix = unique("sweep");
+    let (polite, impolite, other) = (format!("{prefix}-p"), format!("{prefix}-i"), unique("stays"));
+    let of = |id: &str, script: &str| service(id, vec![with(task("t", script), json!({ "KillTimeout": nanos(secs(2)) }))]);
+    let first = lab.start(&of(&polite, POLITE)).await;
+    let second = lab.start(&of(&impolite, IMPOLITE)).await;
+    let third = lab.start(&of(&other, POLITE)).await;
+    let listed = lab.run(&["job", "list", &prefix]).run().await.code(0);
+    assert!(listed.stdout.contains(&polite) && listed.stdout.contains(&impolite) && !listed.stdout.contains(&other), "{listed}");
+    let all = ["job", "stop", "--all", "--prefix", &prefix, "--purge-when-dead"];
+    lab.run(&all).run().await.code(2).says(&["stops and purges 2 jobs", "no terminal", "--yes"]);
+    let ran = lab.run(&[&all[..], &["--yes"]].concat()).run().await.code(0);
+    assert!(ran.stdout.contains("2 of 2 jobs stopped: 1 tasks ended by themselves, 1 needed SIGKILL"), "{ran}");
+    assert!(!first.task("t").lives() && !second.task("t").lives() && third.task("t").lives(), "{ran}");
+    for id in [&polite, &impolite] {
+        assert!(lab.cluster.api.try_get(&format!("/v1/job/{id}")).await.is_err(), "{id} is still there");
+    }
+    let history = lab.run(&["job", "history", &other]).run().await.code(0);
+    assert!(history.stdout.contains("VERSION") && history.stdout.lines().count() == 2, "{history}");
+    lab.run(&["job", "history", &polite]).run().await.code(1).says(&["there is no job"]);
+    lab.discard(&other).await;
 }

@@ -93,7 +93,7 @@ impl Ours {
 
 fn request(i: usize) -> NewOperation {
     let now = SystemClock.now();
-    let demand = Demand { at: now, stop_timeout: None, until: None, no_shutdown_delay: false, job_index: 1 };
+    let demand = Demand { at: now, stop_timeout: None, until: None, no_shutdown_delay: false, purge: false, job_index: 1 };
     NewOperation {
         id: OpId::new(now),
         parent: None,

@@ -277,10 +277,12 @@ pub enum Job {
     Plan(JobSpecArgs),
     /// Stop a job: SIGTERM now, SIGKILL when its time is over.
     Stop(JobStop),
-    /// Show a job: its allocations, the clocks of its tasks, what is under way.
+    /// Show a job: its deployment, its allocations, the clocks of its tasks, what crashes, what is under way.
     Status(JobStatus),
     /// List jobs that were submitted through Curfew.
     List(JobList),
+    /// List a job's versions: what came of each, and who registered it.
+    History(JobStatus),
     /// Promote the canaries of the deployment that runs.
     Promote(JobSteer),
     /// Fail the deployment that runs; Nomad goes back to the last stable version where the job says auto_revert.
@@ -434,9 +436,22 @@ pub struct JobRun {
 }
 
 #[derive(Args)]
+#[group(id = "which", required = true, multiple = false, args = ["id", "all"])]
 pub struct JobStop {
     /// The job's id.
-    pub id: String,
+    pub id: Option<String>,
+    /// Every job that was submitted through Curfew; asks first.
+    #[arg(long)]
+    pub all: bool,
+    /// With --all: only jobs whose ids begin so.
+    #[arg(long, requires = "all")]
+    pub prefix: Option<String>,
+    /// Do not ask.
+    #[arg(long, short = 'y', requires = "all")]
+    pub yes: bool,
+    /// And remove the job from Nomad when nothing of it lives: what `nomad job stop -purge` does, without leaving processes behind.
+    #[arg(long)]
+    pub purge_when_dead: bool,
     /// Between a task's SIGTERM and its SIGKILL; without it the task's own stop timeout, else JOB_STOP_TIMEOUT (30s).
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub stop_timeout: Option<Duration>,

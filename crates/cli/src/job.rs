@@ -1,4 +1,7 @@
-//! Submit, plan and stop jobs.
+//! Submit, plan and stop jobs, and what is done to their deployments.
+
+pub mod history;
+mod stop_all;
 
 use std::io::Read;
 use std::path::Path;
@@ -21,6 +24,7 @@ pub async fn run(remote: &Remote, command: Job) -> anyhow::Result<Exit> {
         Job::Stop(args) => stop(&client, args).await,
         Job::Status(args) => look::job(&client, args).await,
         Job::List(args) => look::jobs(&client, args).await,
+        Job::History(args) => history::history(&client, args).await,
         Job::Promote(args) => {
             let op = client.promote(&args.id, &args.request(), None).await?;
             args.follow(&client, op).await
@@ -145,9 +149,11 @@ async fn stop(client: &Client, args: JobStop) -> anyhow::Result<Exit> {
         namespace: args.namespace.as_deref().map(Into::into),
         stop_timeout: args.stop_timeout,
         no_shutdown_delay: args.no_shutdown_delay,
-        who: who(args.who.reason),
+        purge_when_dead: args.purge_when_dead,
+        who: who(args.who.reason.clone()),
     };
-    let op = client.stop(&args.id, &request, None).await?;
+    let Some(id) = &args.id else { return stop_all::run(client, &args, request).await };
+    let op = client.stop(id, &request, None).await?;
     if args.waiting.detach {
         return detached(&op, args.output.json);
     }

@@ -1,11 +1,11 @@
 //! Looking at jobs, nodes and clocks through the controller.
 
 use curfew_client::Client;
-use curfew_core::Clock;
-use curfew_core::duration;
+use curfew_core::{Clock, TaskState, duration};
 
 use crate::args::{Clocks, JobList, JobStatus, Output};
 use crate::exit::Exit;
+use crate::job::history;
 use crate::output::{json, line, note, table};
 use crate::remote::Remote;
 
@@ -45,6 +45,12 @@ pub async fn job(client: &Client, args: JobStatus) -> anyhow::Result<Exit> {
     line(&format!("job           {} (namespace {})", row.key.job, row.key.namespace));
     let stopped = if row.stopped { ", stopped" } else { "" };
     line(&format!("status        {}{stopped}, version {}{}", row.status, job.version, yes(row.managed, ", managed")));
+    if let Some(d) = &job.deployment {
+        let id = d.id.get(..8).unwrap_or(&d.id);
+        let unhealthy = if d.unhealthy > 0 { format!(", {} unhealthy", d.unhealthy) } else { String::new() };
+        line(&format!("deployment    {id} of version {}: {} of {} healthy{unhealthy}", d.version, d.healthy, d.desired));
+        line(&format!("              {}", d.description));
+    }
     for op in &job.operations {
         let deadline = op.deadline.map_or(String::new(), |d| format!(", deadline {d}"));
         line(&format!("under way     {} {} ({}{deadline})", op.kind.as_str(), op.id, op.state.as_str()));
@@ -64,6 +70,12 @@ pub async fn job(client: &Client, args: JobStatus) -> anyhow::Result<Exit> {
     let rows: Vec<_> = rows.collect();
     if !rows.is_empty() {
         line(&table(["ALLOC", "NODE", "STATUS", "TASK", "", "SIGKILL"], rows));
+    }
+    for a in &job.allocations {
+        for (t, crash) in a.tasks.iter().filter_map(|t| Some((t, t.crashes.as_ref()?))) {
+            let dead = t.state == TaskState::Dead;
+            line(&format!("{}/{} crashes: {}", a.id.short(), t.name, history::crashes(crash, dead, now)));
+        }
     }
     Ok(Exit::Done)
 }

@@ -28,7 +28,7 @@ pub use curfew_core::api::{
     AllocPlan, AllocView, ClocksView, CreatedToken, DrainPlan, DrainRequest, ExtendRequest, GcRequest, Gets, HeldView,
     InterveneRequest, JobRow, JobStatusView, KindView, NodePlan, NodeView, OperationView, PauseKindRequest, PlanView, Problem,
     QueueCountView, QueueView, RevertRequest, SpecText, StatusView, SteerRequest, StopRequest, SubmitRequest, TaskView,
-    TokenRequest, TokenView, UndrainRequest, Who,
+    TokenRequest, TokenView, UndrainRequest, VersionView, Who,
 };
 use curfew_core::audit::AuditRow;
 pub use curfew_core::doctor::Report as DoctorReport;
@@ -290,6 +290,13 @@ impl Client {
         let path = format!("/v1/jobs/{}", utf8_percent_encode(job, SEGMENT));
         let query: Vec<(&str, String)> = namespace.map(|n| ("namespace", n.to_owned())).into_iter().collect();
         self.call(Method::GET, &with_query(&path, &query), None, None, CHANGE).await
+    }
+
+    /// The versions of a job that Nomad keeps, newest first.
+    pub async fn job_history(&self, job: &str, namespace: Option<&str>) -> Result<Vec<VersionView>, Error> {
+        let path = format!("/v1/jobs/{}/history", utf8_percent_encode(job, SEGMENT));
+        let query: Vec<(&str, String)> = namespace.map(|n| ("namespace", n.to_owned())).into_iter().collect();
+        self.call(Method::GET, &with_query(&path, &query), None, None, ANSWER).await
     }
 
     /// Every node with the state of its drain.

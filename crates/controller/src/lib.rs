@@ -4,6 +4,7 @@
 
 mod agenda;
 mod clock;
+mod crashes;
 mod deployments;
 mod dispatch;
 pub mod doctor;
@@ -24,6 +25,7 @@ pub mod systemd;
 mod trace;
 
 pub use clock::SystemClock;
+pub use crashes::Crashes;
 pub use lifecycle::{Controller, Counts, Ending, Phase};
 pub use metrics::{GcPass, GcVerdict, Metrics};
 pub use pulse::Loop;

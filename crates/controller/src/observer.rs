@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use curfew_core::{Clock, Timestamp};
+use curfew_core::{Allocation, Clock, Timestamp};
 use curfew_nomad::{EvalState, Event, Nomad, StreamEnd};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::crashes::Crashes;
 use crate::error::chain;
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
@@ -58,6 +59,7 @@ pub struct Observer {
     pub resync: Arc<Notify>,
     pub sight: watch::Sender<Sight>,
     pub pulse: Arc<Pulse>,
+    pub crashes: Crashes,
     pub metrics: Metrics,
 }
 
@@ -164,6 +166,7 @@ impl Observer {
                 tracing::warn!(?bad, "an allocation in Nomad's list could not be read");
             }
             if !page.allocations.is_empty() {
+                self.crashes.observe(&page.allocations);
                 self.keeper.observed(page.allocations).await;
             }
         }
@@ -181,7 +184,7 @@ impl Observer {
             }
             // Evaluations are complete after their allocations were told: keep the order.
             if !allocations.is_empty() {
-                self.keeper.observed(std::mem::take(&mut allocations)).await;
+                self.allocations(std::mem::take(&mut allocations)).await;
             }
             match event {
                 Event::Job { key, purged: true, .. } => self.keeper.purged(key).await,
@@ -193,8 +196,13 @@ impl Observer {
             }
         }
         if !allocations.is_empty() {
-            self.keeper.observed(allocations).await;
+            self.allocations(allocations).await;
         }
+    }
+
+    async fn allocations(&self, seen: Vec<Allocation>) {
+        self.crashes.observe(&seen);
+        self.keeper.observed(seen).await;
     }
 }
 

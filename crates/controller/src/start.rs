@@ -246,6 +246,7 @@ fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, fron
         async move { watch.run(keeping).await }
     });
     let observing = CancellationToken::new();
+    let crashes = crate::crashes::Crashes::default();
     let observer = Observer {
         nomad: nomad.clone(),
         keeper: keeper.clone(),
@@ -254,6 +255,7 @@ fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, fron
         resync: watch.resync.clone(),
         sight,
         pulse: pulse.clone(),
+        crashes: crashes.clone(),
         metrics: metrics.clone(),
     };
     let deployments = Deployments {
@@ -304,6 +306,7 @@ fn assemble(base: Base, store: Arc<dyn Store>, clocks: Clocks, life: &Life, fron
         workloads: Arc::default(),
         gc,
         turns: Arc::default(),
+        crashes,
     });
     let _ = life.running.set(lifecycle::Parts { keeper, steps: steps.clone(), pulse });
     Running {

@@ -9,8 +9,10 @@ use utoipa::ToSchema;
 
 use crate::access::{Grant, Scope, Token};
 use crate::clock::ClockRecord;
+use crate::deployment::DeploymentStatus;
 use crate::drain::{DrainOptions, MaxParallel, Selection, Strategy};
 use crate::operation::{By, Kind, Lease, Operation, Outcome, State, Target};
+use crate::rollout::End;
 use crate::spec::JobType;
 use crate::submit::Change;
 use crate::{
@@ -87,6 +89,9 @@ pub struct StopRequest {
     pub stop_timeout: Option<Duration>,
     #[serde(default)]
     pub no_shutdown_delay: bool,
+    /// And purge the job when nothing of it may live any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub purge_when_dead: bool,
     #[serde(flatten)]
     pub who: Who,
 }
@@ -486,6 +491,9 @@ pub struct JobStatusView {
     #[serde(flatten)]
     pub row: JobRow,
     pub version: u64,
+    pub job_modify_index: u64,
+    /// Its newest.
+    pub deployment: Option<DeploymentStateView>,
     /// The newest first; at most 100.
     pub allocations: Vec<AllocView>,
     /// Operations on it that have not finished.
@@ -497,6 +505,7 @@ pub struct AllocView {
     pub id: AllocId,
     pub group: String,
     pub node: String,
+    pub version: Option<u64>,
     pub desired: Desired,
     /// The client's summary. It proves nothing: see `tasks`.
     pub client_status: ClientStatus,
@@ -513,6 +522,62 @@ pub struct TaskView {
     pub finished_at: Option<Timestamp>,
     /// Its clock, when it was told to end: when it gets SIGKILL.
     pub kill_at: Option<Timestamp>,
+    /// In all its life.
+    pub restarts: u64,
+    /// While it crashes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crashes: Option<CrashView>,
+}
+
+/// A task that was restarted in the interval of its restart policy that goes on now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CrashView {
+    /// In this interval, as far as its client showed them to this controller.
+    pub restarts: u64,
+    pub of: u64,
+    #[serde(with = "duration::text")]
+    #[schema(value_type = duration::Text)]
+    pub within: Duration,
+    /// When the interval ends.
+    pub until: Timestamp,
+    /// It has had all of them, and waits for the end of the interval.
+    pub used_up: bool,
+    /// When the next attempt comes, while it waits for it.
+    pub next_at: Option<Timestamp>,
+    /// How it ended last.
+    pub exit_code: Option<i64>,
+    pub signal: Option<i64>,
+}
+
+/// A deployment, its groups summed up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeploymentStateView {
+    pub id: String,
+    pub version: u64,
+    pub status: DeploymentStatus,
+    /// In Nomad's words.
+    pub description: String,
+    pub desired: u64,
+    pub healthy: u64,
+    pub unhealthy: u64,
+}
+
+/// A version of a job in `GET /v1/jobs/{job}/history`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VersionView {
+    pub version: u64,
+    pub job_modify_index: u64,
+    pub submitted_at: Option<Timestamp>,
+    /// Nomad goes back to it when a later one fails.
+    pub stable: bool,
+    /// Made by a stop.
+    pub stopped: bool,
+    pub deployment: Option<DeploymentStateView>,
+    /// Who registered it through Curfew, and how that rollout ended when it was one.
+    pub operation: Option<OpId>,
+    pub actor: Option<String>,
+    pub reason: Option<String>,
+    pub end: Option<End>,
 }
 
 /// `GET /v1/nodes`.

@@ -222,6 +222,9 @@ pub struct Demand {
     pub until: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_shutdown_delay: bool,
+    /// And purge the job when nothing of it may live.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub purge: bool,
     /// The job's `JobModifyIndex` when this was asked for. A DELETE whose answer was lost is repeated only while the job is still
     /// that one: registered again since, it is somebody's healthy work.
     #[serde(default)]
@@ -507,6 +510,8 @@ pub fn nominal_deadline(demands: &[Demand], own: Duration) -> Option<Timestamp> 
 /// Adds a demand to those of a live stop. The newest always stays, last: it wants a DELETE, since the job may have been
 /// registered again. Of the others those go that another one outruns whenever SIGTERM comes.
 pub fn join(demands: &mut Vec<Demand>, new: Demand) {
+    // Whoever wants it purged gets that, whose clock ever wins.
+    let new = Demand { purge: new.purge || demands.iter().any(|d| d.purge), ..new };
     demands.retain(|old| !new.outruns(old));
     if !demands.iter().any(|old| old.outruns(&new)) {
         // Those that are left are few; a bound all the same, and the last deadline is what it costs.
@@ -533,7 +538,8 @@ pub fn replace_until(demands: &mut Vec<Demand>, until: Timestamp) {
     let Some(last) = demands.last().copied() else { return };
     let at = demands.iter().map(|d| d.at).min().unwrap_or(last.at);
     let no_shutdown_delay = demands.iter().any(|d| d.no_shutdown_delay);
-    *demands = vec![Demand { at, stop_timeout: None, until: Some(until), no_shutdown_delay, job_index: last.job_index }];
+    let purge = demands.iter().any(|d| d.purge);
+    *demands = vec![Demand { at, stop_timeout: None, until: Some(until), no_shutdown_delay, purge, job_index: last.job_index }];
 }
 
 impl Demand {
@@ -572,6 +578,7 @@ mod tests {
             stop_timeout: timeout.map(Duration::from_secs),
             until: None,
             no_shutdown_delay: false,
+            purge: false,
             job_index: 0,
         }
     }
@@ -613,11 +620,20 @@ mod tests {
 
     #[test]
     fn an_extended_demand_is_as_old_as_the_first_and_means_the_newest_registration() {
-        let mut demands = vec![demand(5, Some(300)), Demand { job_index: 7, no_shutdown_delay: true, ..demand(9, Some(400)) }];
+        let mut demands = vec![
+            Demand { purge: true, ..demand(5, Some(300)) },
+            Demand { job_index: 7, no_shutdown_delay: true, ..demand(9, Some(400)) },
+        ];
         let until = demand(60, None).at;
         replace_until(&mut demands, until);
-        let expected =
-            Demand { at: demand(5, None).at, stop_timeout: None, until: Some(until), no_shutdown_delay: true, job_index: 7 };
+        let expected = Demand {
+            at: demand(5, None).at,
+            stop_timeout: None,
+            until: Some(until),
+            no_shutdown_delay: true,
+            purge: true,
+            job_index: 7,
+        };
         assert_eq!(demands, [expected]);
         assert_eq!(expected.due(demand(10, None).at, Duration::from_secs(99), Duration::from_secs(1)), until);
         assert_eq!(expected.due(demand(70, None).at, Duration::ZERO, Duration::ZERO), demand(70, None).at, "not before SIGTERM");
@@ -626,7 +642,7 @@ mod tests {
         assert_eq!(nominal_deadline(&demands, Duration::from_secs(30)), Some(demand(25, None).at));
         join(&mut demands, demand(21, Some(500)));
         assert_eq!(nominal_deadline(&demands, Duration::from_secs(30)), Some(demand(25, None).at));
-        assert_eq!(demands.last(), Some(&demand(21, Some(500))), "but it wants its DELETE");
+        assert_eq!(demands.last(), Some(&Demand { purge: true, ..demand(21, Some(500)) }), "but it wants its DELETE");
     }
 
     #[test]

@@ -130,9 +130,11 @@ pub async fn failing_a_deployment_rolls_it_back(on: On) {
     assert_eq!((&one["Status"], &one["JobID"]), (&json!("failed"), &json!(job)));
     let failed = deployment(&on, &job, 1, "failed").await;
     assert_eq!(failed["StatusDescription"], "Deployment marked as failed - rolling back to job version 0");
-    // One transaction: that is how the rollback's version is told from somebody's next one.
-    let back = on.get(&format!("/v1/job/{job}")).await.ok().body;
-    assert_eq!((&back["Version"], &back["JobModifyIndex"]), (&json!(2), &failed["ModifyIndex"]));
+    // Submitted when the version was that Nomad goes back to: so the rollback's is told from somebody's next one.
+    let versions = on.get(&format!("/v1/job/{job}/versions")).await.ok().body["Versions"].clone();
+    let submitted = |i: usize| versions[i]["SubmitTime"].as_i64().unwrap();
+    assert_eq!((&versions[0]["Version"], submitted(0)), (&json!(2), submitted(2)), "{versions}");
+    assert!(submitted(1) > submitted(2), "{versions}");
     deployment(&on, &job, 2, "successful").await;
     assert_eq!(on.put(&path, &Value::Null).await.says(), (500, "can't fail terminal deployment"));
 }

@@ -210,6 +210,7 @@ pub async fn stop(
         stop_timeout: request.stop_timeout,
         until: None,
         no_shutdown_delay: request.no_shutdown_delay,
+        purge: request.purge_when_dead,
         job_index: spec.job_modify_index,
     };
     rpc.create(NewOperation {

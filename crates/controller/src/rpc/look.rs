@@ -5,18 +5,24 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::State;
-use curfew_core::api::{AllocView, ClocksView, JobRow, JobStatusView, NodeDrainView, NodeView, OperationView, TaskView};
+use curfew_core::alloc::Placed;
+use curfew_core::api::{
+    AllocView, ClocksView, CrashView, JobRow, JobStatusView, NodeDrainView, NodeView, OperationView, TaskView,
+};
 use curfew_core::clock::ClockRecord;
 use curfew_core::doctor::Report;
 use curfew_core::gc::{JobStatus, JobStub};
 use curfew_core::operation::{Kind, State as OpState};
-use curfew_core::{Allocation, JobKey, Namespace, NodeId, OpId};
+use curfew_core::restarts::count;
+use curfew_core::spec::{JobSpec, RestartPolicy};
+use curfew_core::{EventKind, JobKey, Namespace, NodeId, OpId, Task, TaskName, TaskState, Timestamp};
 use curfew_nomad::JobFilter;
 use curfew_store::OperationFilter;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::access::Caller;
+use super::history::deployment;
 use super::problem::Refusal;
 use super::{Asked, Named, Rpc};
 use crate::doctor;
@@ -86,10 +92,10 @@ fn row(job: JobStub) -> JobRow {
 #[serde(deny_unknown_fields)]
 pub struct JobQuery {
     /// The job's; the controller's (`NOMAD_NAMESPACE`) when absent.
-    namespace: Option<Namespace>,
+    pub(super) namespace: Option<Namespace>,
 }
 
-/// One job: its allocations, the clocks of its tasks, and what is under way for it.
+/// One job: its deployment, its allocations, the clocks of its tasks and what crashes, and what is under way for it.
 #[utoipa::path(
     get, path = "/v1/jobs/{job}", tag = "jobs",
     params(("job" = String, Path, description = "The job's id, percent-encoded."), JobQuery),
@@ -107,9 +113,12 @@ pub async fn job(
     let gone = || Refusal::no_such_job(format!("there is no job {key} in Nomad at {}", rpc.nomad.address()));
     let stub = rpc.nomad.job_stub(&key).await?.ok_or_else(gone)?;
     let json = rpc.nomad.job(&key).await?.ok_or_else(gone)?;
-    let (mut allocations, _) = rpc.nomad.job_allocations(&key).await?;
-    allocations.sort_by(|a, b| (b.create_index, &b.id).cmp(&(a.create_index, &a.id)));
+    let mut allocations = rpc.nomad.placed(&key).await?;
+    allocations.sort_by(|a, b| (b.alloc.create_index, &b.alloc.id).cmp(&(a.alloc.create_index, &a.alloc.id)));
     allocations.truncate(ALLOCATIONS);
+    let deployments = rpc.nomad.job_deployments(&key).await?;
+    let versions = rpc.nomad.job_versions(&key).await?.unwrap_or_default();
+    let specs: HashMap<u64, JobSpec> = versions.iter().map(JobSpec::from_json).map(|s| (s.version, s)).collect();
     let clocks = rpc.all_clocks().await?.0;
     let live = |s: &OpState| !s.is_finished();
     let filter = OperationFilter {
@@ -121,35 +130,70 @@ pub async fn job(
     Ok(Json(JobStatusView {
         row: row(stub),
         version: json["Version"].as_u64().unwrap_or(0),
-        allocations: allocations.iter().map(|a| allocation(a, &clocks)).collect(),
+        job_modify_index: json["JobModifyIndex"].as_u64().unwrap_or(0),
+        deployment: deployments.iter().max_by_key(|d| d.create_index).map(deployment),
+        allocations: allocations
+            .iter()
+            .map(|p| rpc.allocation(p, p.alloc.job_version.and_then(|v| specs.get(&v)), &clocks))
+            .collect(),
         operations,
     }))
 }
 
-fn allocation(alloc: &Allocation, clocks: &[ClockRecord]) -> AllocView {
-    let tasks = alloc.tasks.iter().map(|(name, task)| {
-        let clock = clocks.iter().find(|c| {
-            c.key.alloc == alloc.id
-                && c.key.task == *name
-                && Some(c.key.incarnation) == task.incarnation()
-                && c.ended_at.is_none()
+impl Rpc {
+    fn allocation(&self, p: &Placed, spec: Option<&JobSpec>, clocks: &[ClockRecord]) -> AllocView {
+        let (alloc, now) = (&p.alloc, self.clock.now());
+        let tasks = alloc.tasks.iter().map(|(name, task)| {
+            let clock = clocks.iter().find(|c| {
+                c.key.alloc == alloc.id
+                    && c.key.task == *name
+                    && Some(c.key.incarnation) == task.incarnation()
+                    && c.ended_at.is_none()
+            });
+            TaskView {
+                name: name.clone(),
+                state: task.state,
+                lives: task.lives(),
+                started_at: task.started_at,
+                finished_at: task.finished_at,
+                kill_at: clock.map(|c| c.due),
+                restarts: task.restarts,
+                crashes: spec
+                    .and_then(|s| s.task(&alloc.group, name))
+                    .and_then(|t| self.crashes_of(p, name, task, t.restart, now)),
+            }
         });
-        TaskView {
-            name: name.clone(),
-            state: task.state,
-            lives: task.lives(),
-            started_at: task.started_at,
-            finished_at: task.finished_at,
-            kill_at: clock.map(|c| c.due),
+        AllocView {
+            id: alloc.id.clone(),
+            group: alloc.group.clone(),
+            node: alloc.node_name.clone(),
+            version: alloc.job_version,
+            desired: alloc.desired,
+            client_status: alloc.client_status,
+            tasks: tasks.collect(),
         }
-    });
-    AllocView {
-        id: alloc.id.clone(),
-        group: alloc.group.clone(),
-        node: alloc.node_name.clone(),
-        desired: alloc.desired,
-        client_status: alloc.client_status,
-        tasks: tasks.collect(),
+    }
+
+    /// Only while its last restart counts in an interval that is not over.
+    fn crashes_of(&self, p: &Placed, name: &TaskName, task: &Task, policy: RestartPolicy, now: Timestamp) -> Option<CrashView> {
+        let known = self.crashes.of(&p.alloc.id, name, task);
+        let since = known.received_at.or(p.created_at)?;
+        let last = *count(policy, since, task.restarts, &known.restarts).last()?;
+        let waits = task.state == TaskState::Pending && last.restart.next() >= now;
+        if last.until < now && !waits {
+            return None;
+        }
+        let exit = task.last(EventKind::Terminated);
+        Some(CrashView {
+            restarts: last.number.min(policy.attempts),
+            of: policy.attempts,
+            within: policy.interval,
+            until: last.until,
+            used_up: last.number > policy.attempts,
+            next_at: waits.then(|| last.restart.next()),
+            exit_code: exit.map(|e| e.exit_code),
+            signal: exit.map(|e| e.signal),
+        })
     }
 }
 

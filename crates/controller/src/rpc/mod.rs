@@ -6,6 +6,7 @@ mod drains;
 mod events;
 mod extract;
 mod gc;
+mod history;
 mod interventions;
 mod jobs;
 mod limits;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::crashes::Crashes;
 use crate::duty::Duty;
 use crate::keeper::Keeper;
 use crate::metrics::{self, Metrics};
@@ -67,6 +69,7 @@ pub struct Rpc {
     pub workloads: Arc<Workloads>,
     pub gc: Option<Reaper>,
     pub turns: Arc<Turns>,
+    pub crashes: Crashes,
 }
 
 /// What is done for one caller at a time.
@@ -81,6 +84,7 @@ fn routes() -> OpenApiRouter<Rpc> {
         .routes(routes!(jobs::submit, look::jobs))
         .routes(routes!(jobs::plan))
         .routes(routes!(look::job))
+        .routes(routes!(history::history))
         .routes(routes!(jobs::stop))
         .routes(routes!(look::nodes))
         .routes(routes!(rollouts::promote))

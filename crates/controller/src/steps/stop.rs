@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use curfew_core::audit::Action;
+use curfew_core::gc::{Purge, purge_when_dead};
 use curfew_core::operation::{Demand, Operation, Progress, State};
 use curfew_core::{JobKey, outcome};
 use curfew_nomad::Error;
@@ -21,12 +22,15 @@ use serde_json::{Value, json};
 
 use super::{Done, Stopping, Tools};
 use crate::error::chain;
+use crate::keeper::StopReport;
 use crate::observer::finished;
 
 /// A DELETE this soon after its request needs no look at the job first: nobody registered it again unseen.
 const PROMPT: Duration = Duration::from_secs(5);
 /// Without events an evaluation is asked for after this.
 const EVAL_WAIT: Duration = Duration::from_secs(2);
+/// How soon it looks again whether a job can be purged.
+const PURGE_LOOK: Duration = Duration::from_millis(500);
 const TELLING: &str = "Nomad to tell the job's allocations";
 /// How often a waiting stop looks by itself: a quarter of the time that is left until its last clock, between these two. What it
 /// waits for wakes it, and the keeper hears of that from lists as well as from events, so this is only for what nobody thought of.
@@ -81,7 +85,10 @@ impl Tools {
             return Ok(self.elsewhere(op));
         };
         if mine.is_empty() && report.open.is_empty() {
-            return Ok(self.ended(op, report.allocations, report.warnings));
+            if !demands.iter().any(|d| d.purge) {
+                return Ok(self.ended(op, report.allocations, report.warnings));
+            }
+            return self.purge(op, target, report).await;
         }
         if mine.is_empty() {
             // The keeper has not heard of some end: it reads those anew.
@@ -101,6 +108,38 @@ impl Tools {
         let mut result = self.waiting(op, run_at, why);
         result.deadline = report.deadline.or(op.deadline);
         Ok(Done { result, audit: vec![] })
+    }
+
+    /// Nothing of it lives. Purged on evidence that is read once more; while something may live, not (design fact 6).
+    async fn purge(&self, op: &Operation, target: &JobKey, mut report: StopReport) -> Result<Done, Stopping> {
+        let evidence = async {
+            let Some(stub) = self.nomad.job_stub(target).await? else { return Ok(None) };
+            let (allocations, bad) = self.nomad.job_allocations(target).await?;
+            Ok(Some(purge_when_dead(&stub, &allocations, bad.len())))
+        };
+        let purge: Result<Option<Purge>, Error> = self.read(evidence).await?;
+        let mut purged = vec![];
+        match purge {
+            Ok(Some(Purge::Now(order))) => match self.change(self.nomad.purge_job(&order)).await? {
+                Ok(()) => {
+                    purged.push(self.entry(op, Action::JobPurged, json!({ "job": target.job, "namespace": target.namespace })))
+                }
+                Err(e) => return Ok(self.retry(op, chain(&e), e.outcome_unknown())),
+            },
+            Ok(Some(Purge::NotYet(why))) => {
+                let result = self.waiting(op, self.clock.now() + PURGE_LOOK, format!("its purge: {why}"));
+                return Ok(Done { result, audit: vec![] });
+            }
+            // Somebody wants it again.
+            Ok(Some(Purge::Keep | Purge::StopFirst)) => {
+                report.warnings.push(format!("{target} was registered again and is not purged"));
+            }
+            Ok(None) => {}
+            Err(e) => return Ok(self.retry(op, chain(&e), false)),
+        }
+        let mut done = self.ended(op, report.allocations, report.warnings);
+        done.audit.splice(0..0, purged);
+        Ok(done)
     }
 
     /// The clocks are kept by another controller now, which looks at this at once; or this one is stopping.

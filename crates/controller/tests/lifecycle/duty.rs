@@ -104,7 +104,8 @@ impl Two {
 
     async fn stop(&self, key: &JobKey, timeout: Duration) -> OpId {
         let at = SystemClock.now();
-        let demand = Demand { at, stop_timeout: Some(timeout), until: None, no_shutdown_delay: false, job_index: 0 };
+        let demand =
+            Demand { at, stop_timeout: Some(timeout), until: None, no_shutdown_delay: false, purge: false, job_index: 0 };
         let new = NewOperation {
             id: OpId::new(at),
             parent: None,

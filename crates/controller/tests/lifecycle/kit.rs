@@ -94,7 +94,7 @@ impl Lab {
     /// A stop of a job, as it was asked for now.
     pub async fn ask(&self, store: &dyn Store, job: &str) -> OpId {
         let at = self.clock.now();
-        let demands = vec![Demand { at, stop_timeout: None, until: None, no_shutdown_delay: false, job_index: 0 }];
+        let demands = vec![Demand { at, stop_timeout: None, until: None, no_shutdown_delay: false, purge: false, job_index: 0 }];
         let request = Request::Stop { target: JobKey::new("default", job), demands };
         let id = OpId::new(at);
         let new = NewOperation {

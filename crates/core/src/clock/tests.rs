@@ -119,7 +119,7 @@ fn moved(ms: i64) -> Allocation {
 }
 fn demand(ms: i64, timeout: Option<u64>) -> Demand {
     let stop_timeout = timeout.map(secs);
-    Demand { at: at(ms), stop_timeout, until: None, no_shutdown_delay: false, job_index: 0 }
+    Demand { at: at(ms), stop_timeout, until: None, no_shutdown_delay: false, purge: false, job_index: 0 }
 }
 fn unmanaged() -> JobSpec {
     JobSpec { managed: false, ..one_task() }
@@ -186,7 +186,14 @@ fn stopped_counts_from_the_killing_event_and_moves_there_from_what_was_seen() {
 fn the_event_of_a_sigterm_is_waited_for_where_it_is_the_tasks_turn() {
     let mut spec = one_task();
     let silent = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![]))]);
-    let short = [Demand { at: at(9 * S), stop_timeout: Some(secs(1)), until: None, no_shutdown_delay: false, job_index: 5 }];
+    let short = [Demand {
+        at: at(9 * S),
+        stop_timeout: Some(secs(1)),
+        until: None,
+        no_shutdown_delay: false,
+        purge: false,
+        job_index: 5,
+    }];
     let first = derive_at(&silent, &spec, &short, &[], 10 * S);
     assert_eq!(told(&first), one(Cause::Stopped, 10 * S, 12_500));
     let memory = [record(&first.clocks[0])];
@@ -261,6 +268,7 @@ fn demands_of_a_stop_the_earliest_wins() {
         stop_timeout: timeout.map(secs),
         until: None,
         no_shutdown_delay: false,
+        purge: false,
         job_index: 5,
     };
     let due = |demands: &[Demand]| derive_at(&a, &spec, demands, &[], 11 * S).clocks[0].due();
@@ -275,8 +283,14 @@ fn an_extended_or_shortened_stop_is_due_at_its_instant_but_not_before_its_sigter
     let spec = one_task();
     let events = vec![event(EventKind::Killing, 10 * S)];
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(events))]);
-    let until =
-        |s: i64| Demand { at: at(5 * S), stop_timeout: None, until: Some(at(s * S)), no_shutdown_delay: false, job_index: 5 };
+    let until = |s: i64| Demand {
+        at: at(5 * S),
+        stop_timeout: None,
+        until: Some(at(s * S)),
+        no_shutdown_delay: false,
+        purge: false,
+        job_index: 5,
+    };
     let asked = Demand { stop_timeout: Some(secs(4)), until: None, ..until(0) };
     let due_when = |a: &Allocation, demands: &[Demand], late| {
         let cx = Context { spec: &spec, demands, late: secs(late), drain: None, graces: &GRACES, memory: &[], now: at(11 * S) };
@@ -307,7 +321,14 @@ fn a_stop_that_reached_nomad_late_is_due_by_its_request() {
     let (spec, killing) = (one_task(), running(vec![event(EventKind::Killing, 20 * S)]));
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", killing)]);
     let demand = |timeout| {
-        [Demand { at: at(10 * S), stop_timeout: Some(secs(timeout)), until: None, no_shutdown_delay: false, job_index: 5 }]
+        [Demand {
+            at: at(10 * S),
+            stop_timeout: Some(secs(timeout)),
+            until: None,
+            no_shutdown_delay: false,
+            purge: false,
+            job_index: 5,
+        }]
     };
     let due = |timeout, late| {
         let demands = demand(timeout);
@@ -335,7 +356,7 @@ fn an_unmanaged_job_has_clocks_only_while_curfew_stops_it() {
     (t.stop_timeout, t.kill_timeout) = (None, secs(7));
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(vec![event(EventKind::Killing, 10 * S)]))]);
     assert_eq!(clocks(&a, &spec, 11 * S), vec![]);
-    let demand = Demand { at: at(9 * S), stop_timeout: None, until: None, no_shutdown_delay: false, job_index: 5 };
+    let demand = Demand { at: at(9 * S), stop_timeout: None, until: None, no_shutdown_delay: false, purge: false, job_index: 5 };
     assert_eq!(told(&derive_at(&a, &spec, &[demand], &[], 11 * S)), one(Cause::Stopped, 10 * S, 17 * S));
 }
 
@@ -382,7 +403,8 @@ fn max_run_duration_and_restarts_count_from_their_events() {
 fn of_several_causes_the_earliest_clock_wins() {
     let restarted_then_stopped = vec![event(EventKind::RestartSignaled, 4 * S), event(EventKind::Killing, 5 * S)];
     let a = alloc(Desired::Stop, ClientStatus::Running, vec![("t", running(restarted_then_stopped))]);
-    let demand = Demand { at: at(5 * S), stop_timeout: Some(secs(30)), until: None, no_shutdown_delay: false, job_index: 5 };
+    let demand =
+        Demand { at: at(5 * S), stop_timeout: Some(secs(30)), until: None, no_shutdown_delay: false, purge: false, job_index: 5 };
     assert_eq!(told(&derive_at(&a, &one_task(), &[demand], &[], 5 * S)), one(Cause::Restart, 4 * S, 6 * S));
     let shorter = Demand { stop_timeout: Some(Duration::from_millis(500)), ..demand };
     assert_eq!(told(&derive_at(&a, &one_task(), &[shorter], &[], 5 * S)), one(Cause::Stopped, 5 * S, 5500));

@@ -155,20 +155,8 @@ pub fn purge(
     if !job.submitted_at.is_some_and(old_enough) {
         return Purge::Keep;
     }
-    if unreadable > 0 {
-        return Purge::NotYet(format!("{unreadable} of its allocations could not be read"));
-    }
-    let mine = allocations.iter().filter(|a| a.job_key() == job.key).count();
-    if mine != allocations.len() {
-        return Purge::NotYet("Nomad's answer holds allocations of another job".into());
-    }
-    for a in allocations {
-        if let Some(why) = may_live(a) {
-            return Purge::NotYet(why);
-        }
-    }
-    if job.live_children > 0 {
-        return Purge::NotYet(format!("{} of its children are not dead", job.live_children));
+    if let Some(why) = may_anything_live(job, allocations, unreadable) {
+        return Purge::NotYet(why);
     }
     match allocations.iter().map(last_change).collect::<Option<Vec<_>>>() {
         None => return Purge::NotYet("nothing tells when its last allocation changed".into()),
@@ -186,6 +174,32 @@ pub fn purge(
     } else {
         Purge::StopFirst
     }
+}
+
+/// Whether a job that somebody wants purged as soon as it is dead can be: the same evidence, whatever its age and whoever submitted it.
+pub fn purge_when_dead(job: &JobStub, allocations: &[Allocation], unreadable: usize) -> Purge {
+    if !job.stopped {
+        return Purge::Keep;
+    }
+    if job.status != JobStatus::Dead {
+        return Purge::NotYet("Nomad does not call it dead".into());
+    }
+    match may_anything_live(job, allocations, unreadable) {
+        Some(why) => Purge::NotYet(why),
+        None => Purge::Now(PurgeOrder { key: job.key.clone(), job_modify_index: job.job_modify_index }),
+    }
+}
+
+/// Why something of a job may still live, or not all of it is known.
+fn may_anything_live(job: &JobStub, allocations: &[Allocation], unreadable: usize) -> Option<String> {
+    if unreadable > 0 {
+        return Some(format!("{unreadable} of its allocations could not be read"));
+    }
+    if allocations.iter().any(|a| a.job_key() != job.key) {
+        return Some("Nomad's answer holds allocations of another job".into());
+    }
+    let lives = allocations.iter().find_map(may_live);
+    lives.or_else(|| (job.live_children > 0).then(|| format!("{} of its children are not dead", job.live_children)))
 }
 
 /// Why an allocation may still have a process, or get one. Stricter than a stop's own end: what a purge hides is hidden for good.

@@ -25,7 +25,9 @@ use serde::{Deserialize, Serialize};
 use crate::Namespace;
 use crate::clock::Graces;
 
-pub use job::{JobStatus, JobStub, Owner, ParentState, Purge, PurgeOrder, abandoned_child, never_placed, owner, purge};
+pub use job::{
+    JobStatus, JobStub, Owner, ParentState, Purge, PurgeOrder, abandoned_child, never_placed, owner, purge, purge_when_dead,
+};
 pub use node::{NodeLeft, node_left};
 pub use sightings::{SIGHTINGS, Sighting, Sightings};
 pub use told::{KNOWN_SLACK, Knowledge, LiveStop, PastClock, may_be_told, past_clock};

@@ -167,8 +167,14 @@ fn some_knowledge() -> impl Strategy<Value = Knowledge> {
         Just(Knowledge::Nothing),
         Just(Knowledge::Uncovered),
         stop.prop_map(|(asked, timeout, delete_index, deadline)| {
-            let demand =
-                Demand { at: at(asked), stop_timeout: timeout.map(secs), until: None, no_shutdown_delay: false, job_index: 5 };
+            let demand = Demand {
+                at: at(asked),
+                stop_timeout: timeout.map(secs),
+                until: None,
+                no_shutdown_delay: false,
+                purge: false,
+                job_index: 5,
+            };
             Knowledge::Stop(LiveStop {
                 operation: OpId::new(at(0)),
                 demands: vec![demand],
@@ -324,8 +330,14 @@ fn without_a_database_a_clock_has_the_grace_on_top_and_with_one_the_controller_g
     assert_eq!(due(Knowledge::Nothing), Some((OWN + GRACE, false)));
     assert_eq!(due(Knowledge::Uncovered), Some((OWN + 60, false)));
     let stop = |timeout, deadline: Option<i64>| {
-        let demand =
-            Demand { at: at(90), stop_timeout: Some(secs(timeout)), until: None, no_shutdown_delay: false, job_index: 5 };
+        let demand = Demand {
+            at: at(90),
+            stop_timeout: Some(secs(timeout)),
+            until: None,
+            no_shutdown_delay: false,
+            purge: false,
+            job_index: 5,
+        };
         let operation = OpId::new(at(90));
         let deadline = deadline.map(at);
         Knowledge::Stop(LiveStop { operation, demands: vec![demand], late: Duration::ZERO, delete_index: Some(9), deadline })

@@ -18,11 +18,13 @@ pub struct Version {
     pub spec: JobSpec,
     /// Nomad goes back to it when a later one fails.
     pub stable: bool,
+    /// As Nomad writes it, in nanoseconds: to tell versions apart.
+    pub submitted: i64,
 }
 
 impl Version {
     pub fn from_json(job: &Value) -> Self {
-        Self { spec: JobSpec::from_json(job), stable: job["Stable"] == true }
+        Self { spec: JobSpec::from_json(job), stable: job["Stable"] == true, submitted: job["SubmitTime"].as_i64().unwrap_or(0) }
     }
 }
 
@@ -64,10 +66,12 @@ impl Seen {
         self.deployments.iter().filter(|d| d.job_version == version).max_by_key(|d| d.create_index)
     }
 
-    /// The version that Nomad made to go back when this deployment failed: both are written in one transaction, so they
-    /// have one index.
-    fn rollback(&self, failed: &Deployment) -> Option<&Version> {
-        self.versions.iter().find(|v| v.spec.version > failed.job_version && v.spec.job_modify_index == failed.modify_index)
+    /// The version that Nomad made to go back when this one's deployment failed, and the one that it went back to: it takes that one as
+    /// it was submitted, while whatever somebody registers is submitted anew.
+    fn rollback(&self, failed: u64) -> Option<(&Version, u64)> {
+        let next = self.versions.iter().filter(|v| v.spec.version > failed).min_by_key(|v| v.spec.version)?;
+        let same = |v: &&Version| v.spec.version < failed && v.submitted == next.submitted;
+        Some((next, self.versions.iter().filter(same).map(|v| v.spec.version).max()?))
     }
 }
 
@@ -84,8 +88,8 @@ impl<'a> Course<'a> {
     fn of(mine: u64, seen: &'a Seen) -> Self {
         let own = seen.deployment(mine);
         let failed = own.filter(|d| d.status == DeploymentStatus::Failed);
-        match failed.and_then(|d| seen.rollback(d)) {
-            Some(back) => Self { seen, version: back.spec.version, deployment: seen.deployment(back.spec.version), failed },
+        match failed.and_then(|_| seen.rollback(mine)) {
+            Some((back, _)) => Self { seen, version: back.spec.version, deployment: seen.deployment(back.spec.version), failed },
             None => Self { seen, version: mine, deployment: own, failed: None },
         }
     }
@@ -153,7 +157,7 @@ fn look(view: &mut RolloutView, before: &RolloutView, seen: &Seen, graces: &Grac
     view.version = Some(mine);
     let course = Course::of(mine, seen);
     if course.failed.is_some() {
-        view.reverted_to = seen.versions.iter().filter(|v| v.stable && v.spec.version < mine).map(|v| v.spec.version).max();
+        view.reverted_to = seen.rollback(mine).map(|(_, to)| to);
     }
     for d in course.failed.into_iter().chain(course.deployment) {
         deployment_seen(view, d, course.failed.is_some() && d.job_version != mine, now);
@@ -243,7 +247,7 @@ fn groups(view: &mut RolloutView, course: &Course, seen: &Seen, graces: &Graces)
         }
         let group = view.groups.entry(p.alloc.group.clone()).or_default();
         let spec = seen.version(version).map(|v| &v.spec);
-        let new = timeline::told(p, old, seen.registered, spec, graces, &group.timeline);
+        let new = timeline::told(p, old, seen, spec, graces, &group.timeline);
         timeline::merge(group, new);
     }
 }

@@ -26,7 +26,7 @@ fn version(n: u64, stable: bool) -> Version {
 
 fn of_type(kind: &str, n: u64, stable: bool) -> Version {
     Version::from_json(&json!({
-        "ID": "j", "Type": kind, "Version": n, "JobModifyIndex": n * 100, "Stable": stable, "Meta": { "curfew_managed": "true" },
+        "ID": "j", "Type": kind, "Version": n, "JobModifyIndex": n * 100, "SubmitTime": n + 1, "Stable": stable, "Meta": { "curfew_managed": "true" },
         "TaskGroups": [{ "Name": "g", "Count": 1, "Meta": { "curfew_progress_deadline": "1m" },
             "RestartPolicy": { "Attempts": 10, "Mode": "delay", "Interval": 600_000_000_000_u64, "Delay": 10_000_000_000_u64 },
             "Tasks": [{ "Name": "t", "Driver": "raw_exec", "Meta": { "curfew_stop_timeout": "5s" } }] }],
@@ -158,12 +158,13 @@ fn what_was_told_to_end_is_waited_for_while_its_node_is_there() {
     assert_eq!(ends(&seen(vec![good], vec![running("a", 2), lost])).0, End::Deployed);
 }
 
-/// The failed deployment and the version that Nomad made to go back have one index.
+/// Version 3 was submitted when version 1 was: Nomad went back to that one.
 fn rolled_back(second: Option<DeploymentStatus>) -> Seen {
     let failed = Deployment { description: "Failed due to unhealthy allocations".into(), ..deployment(2, Failed, 300) };
     let all = [Some(failed), second.map(|status| deployment(3, status, 350))];
     let before = seen(all.into_iter().flatten().collect(), vec![running("a", 3)]);
-    let versions = [vec![version(3, true)], before.versions].concat();
+    let back = Version { submitted: version(1, true).submitted, ..version(3, true) };
+    let versions = [vec![back], before.versions].concat();
     Seen { versions, ..before }
 }
 
@@ -183,7 +184,7 @@ fn an_auto_revert_is_followed_to_its_end_and_the_version_named() {
 #[test]
 fn a_newer_version_of_somebody_elses_is_no_rollback() {
     let mut both = rolled_back(Some(Successful));
-    both.versions[0].spec.job_modify_index = 299;
+    both.versions[0].submitted = 4;
     assert_eq!(ends(&both).0, End::Failed);
 }
 

@@ -8,7 +8,7 @@ use crate::restarts::{Restart, count, shown};
 use crate::spec::JobSpec;
 use crate::{EventKind, Task, TaskEvent, TaskName, Timestamp};
 
-use super::{GroupView, Happening, What};
+use super::{GroupView, Happening, Seen, What};
 
 /// In one group at most; the oldest go.
 const MOST: usize = 400;
@@ -17,7 +17,7 @@ const MOST: usize = 400;
 pub(super) fn told(
     p: &Placed,
     old: bool,
-    since_index: u64,
+    seen: &Seen,
     spec: Option<&JobSpec>,
     graces: &Graces,
     known: &[Happening],
@@ -29,7 +29,8 @@ pub(super) fn told(
     };
     let received = p.alloc.tasks.values().filter_map(|t| t.last_at(EventKind::Received)).min();
     let placed_at = p.created_at.or(received);
-    if let Some(at) = placed_at.filter(|_| !old && p.alloc.create_index > since_index) {
+    let kept = p.alloc.create_index <= seen.registered;
+    if let Some(at) = placed_at.filter(|_| !old && !kept) {
         say(at, None, What::Placed { canary: p.canary });
     }
     for (name, task) in &p.alloc.tasks {
@@ -46,6 +47,8 @@ pub(super) fn told(
         let why = p.alloc.tasks.values().find_map(|t| t.last(EventKind::Unhealthy)?.text.as_deref());
         say(at, None, if healthy { What::Healthy } else { What::Unhealthy { why: why.map(str::to_owned) } });
     }
+    // One that was there before came into this story with the registration.
+    all.retain(|h| !kept || h.at >= seen.began);
     all
 }
 

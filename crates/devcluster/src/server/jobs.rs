@@ -247,7 +247,10 @@ pub(crate) fn revert(s: &mut State, key: &JobKey, version: u64, trigger: &'stati
 /// The same within the transaction that fails a deployment.
 pub(crate) fn roll_back(s: &mut State, key: &JobKey, version: u64, index: u64) -> Option<Registered> {
     let old = s.jobs.get(key)?.versions.iter().find(|v| v.version == version)?.clone();
-    Some(write(s, Value::clone(&old.value), index, "deployment-watcher").1)
+    let (job, registered) = write(s, Value::clone(&old.value), index, "deployment-watcher");
+    // It goes back to what was submitted then.
+    s.put_job(Job { submit_time: old.submit_time, stable: old.stable, ..Job::clone(&job) }, false);
+    Some(registered)
 }
 
 /// A wish to change a group's count, or only a message about it.

@@ -90,6 +90,7 @@ fn stop_op(stop_timeout: u64) -> Operation {
         stop_timeout: Some(Duration::from_secs(stop_timeout)),
         until: None,
         no_shutdown_delay: false,
+        purge: false,
         job_index: 5,
     };
     Operation {

@@ -66,13 +66,23 @@ fn scaled(text: &str) -> String {
 /// A line without what is another one each time.
 fn plain(line: &str) -> String {
     let hex = |w: &str| w.len() >= 8 && w.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    let node = |w: &str| {
+        let letters = w.trim_end_matches(|c: char| c.is_ascii_digit());
+        !letters.is_empty() && letters.len() < w.len() && letters.chars().all(|c| c.is_ascii_lowercase())
+    };
+    // Which trouble came last is a matter of moments.
+    let line = ["unhealthy", "passed without progress"]
+        .iter()
+        .fold(line, |line, cut| line.find(cut).map_or(line, |i| &line[..i + cut.len()]));
     let mut words = vec![];
     let mut after_on = false;
     for word in line.split_whitespace() {
         let bare = word.trim_matches(|c: char| "(),:+".contains(c));
         let (id, task) = bare.split_once('/').map_or((bare, ""), |(id, task)| (id, task));
-        let text = if after_on || word.starts_with("dev") {
+        let text = if after_on || node(bare) {
             "NODE".to_owned()
+        } else if word.contains('@') {
+            "WHO".to_owned()
         } else if hex(id) {
             format!("ID/{task}")
         } else if bare.starts_with(|c: char| c.is_ascii_digit()) {

@@ -126,7 +126,7 @@ mod tests {
             create_index: 1,
             modify_index: 1,
             modified_at: None,
-            tasks: [("t".into(), task)].into(),
+            tasks: [("t".into(), task)].into_iter().collect(),
         }
     }
 

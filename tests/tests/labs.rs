@@ -45,7 +45,7 @@ fn steps(page: &str) -> Vec<Step> {
             command: command.into(),
             shown: block.map(|l| (*l).to_owned()).collect(),
             until: until.map(str::to_owned),
-            only_end: lines[i] == "<!-- run to its end -->",
+            only_end: until.is_some() || lines[i] == "<!-- run to its end -->",
             lines: i + 1..end + 1,
         }
     };

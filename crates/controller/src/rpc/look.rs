@@ -15,7 +15,7 @@ use curfew_core::gc::{JobStatus, JobStub};
 use curfew_core::operation::{Kind, State as OpState};
 use curfew_core::restarts::count;
 use curfew_core::spec::{JobSpec, RestartPolicy};
-use curfew_core::{EventKind, JobKey, Namespace, NodeId, OpId, Task, TaskName, TaskState, Timestamp};
+use curfew_core::{EventKind, JobKey, Namespace, NodeId, OpId, Task, TaskName, Timestamp};
 use curfew_nomad::JobFilter;
 use curfew_store::OperationFilter;
 use serde::Deserialize;
@@ -179,7 +179,9 @@ impl Rpc {
         let known = self.crashes.of(&p.alloc.id, name, task);
         let since = known.received_at.or(p.created_at)?;
         let last = *count(policy, since, task.restarts, &known.restarts).last()?;
-        let waits = task.state == TaskState::Pending && last.restart.next() >= now;
+        // What is remembered may be newer than what was read.
+        let started = task.last_at(EventKind::Started).is_some_and(|at| at > last.restart.at);
+        let waits = !started && last.restart.next() >= now;
         if last.until < now && !waits {
             return None;
         }

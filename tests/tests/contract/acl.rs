@@ -79,6 +79,7 @@ const CALLS: &[Needs] = &[
     (Method::GET, "/v1/agent/members", NODE_READ),
     (Method::GET, "/v1/agent/self", AGENT),
     (Method::GET, "/v1/status/leader", ""),
+    (Method::GET, "/.well-known/jwks.json", ""),
     (Method::GET, "/v1/jobs", LIST),
     (Method::PUT, "/v1/job/:job/dispatch", DISPATCH),
 ];

@@ -39,6 +39,7 @@ const COVERED: &[(&str, &str)] = &[
     ("PUT /v1/node/:node/drain", "drains::cancelled_it_gives_the_node_back"),
     ("GET /v1/agent/self", "words::leader_and_agent"),
     ("GET /v1/status/leader", "words::leader_and_agent"),
+    ("GET /.well-known/jwks.json", "words::leader_and_agent"),
     ("GET /v1/event/stream", "streams::the_buffer_comes_first"),
 ];
 

@@ -1,5 +1,6 @@
 //! Fact 2 and the words of Nomad's refusals.
 
+use curfew_tests::cluster::Kind;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -92,4 +93,9 @@ pub async fn leader_and_agent(on: On) {
     assert_eq!((&server["Status"], &server["Tags"]["region"]), (&json!("alive"), &json!("global")), "{members}");
     assert_eq!(server["Tags"]["build"], agent.body["config"]["Version"]["Version"], "{members}");
     assert_eq!(on.get("/v1/regions").await.ok().body, json!(["global"]));
+    let keys = on.get("/.well-known/jwks.json").await.ok().body;
+    let keys = keys["keys"].as_array().unwrap_or_else(|| panic!("{keys}"));
+    assert!(keys.iter().all(|k| k["use"] == "sig" && k["kid"].is_string() && k["alg"].is_string()), "{keys:?}");
+    // The embedded cluster signs no identities.
+    assert_eq!(keys.is_empty(), on.cluster.kind == Kind::Dev, "{keys:?}");
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use curfew_core::clock::Cause;
 use curfew_core::operation::{Kind, Operation, State};
+use curfew_core::rollout::End;
 use curfew_nomad::Nomad;
 use curfew_store::{Created, Store};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -42,6 +43,7 @@ struct Inner {
     finished: Family<ByResult, Counter>,
     operations: Family<ByKind, Histogram>,
     tasks: Family<ByEnd, Counter>,
+    rollouts: Family<Ended, Counter>,
     steps: Family<ByKind, Histogram>,
     leases_lost: Family<Noticed, Counter>,
     lateness: Histogram,
@@ -68,6 +70,11 @@ struct ByResult {
 struct ByEnd {
     kind: &'static str,
     end: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    result: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -98,6 +105,7 @@ impl Default for Inner {
             finished: Family::default(),
             operations: Family::new_with_constructor(|| Histogram::new(OPERATION)),
             tasks: Family::default(),
+            rollouts: Family::default(),
             steps: Family::new_with_constructor(|| Histogram::new(STEP)),
             leases_lost: Family::default(),
             lateness: Histogram::new(LATENESS),
@@ -119,6 +127,7 @@ impl Default for Inner {
         r.register_with_unit("operation_duration", help, Unit::Seconds, all.operations.clone());
         let help = "Tasks that operations ended, by themselves after SIGTERM or by SIGKILL";
         r.register("operation_tasks", help, all.tasks.clone());
+        r.register("rollouts", "Rollouts that were followed to their end, by what it was", all.rollouts.clone());
         r.register_with_unit("step_duration", "How long steps of operations took, by kind", Unit::Seconds, all.steps.clone());
         let help = "Leases that were gone when their holder renewed them or wrote what its step did";
         r.register("leases_lost", help, all.leases_lost.clone());
@@ -151,6 +160,9 @@ impl Inner {
             for end in ["exited", "killed"] {
                 from_zero(&self.tasks, &ByEnd { kind, end });
             }
+        }
+        for result in End::ALL.map(End::as_str) {
+            from_zero(&self.rollouts, &Ended { result });
         }
         for cause in Cause::ALL.map(Cause::as_str) {
             for answer in Answer::NAMES {
@@ -218,6 +230,9 @@ impl Metrics {
             for (end, tasks) in [("exited", outcome.exited), ("killed", outcome.killed)] {
                 self.0.tasks.get_or_create(&ByEnd { kind, end }).inc_by(tasks.into());
             }
+        }
+        if let Some(end) = op.outcome.as_ref().and_then(|o| o.rollout.as_ref()?.end) {
+            self.0.rollouts.get_or_create(&Ended { result: end.as_str() }).inc();
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Now {
     /// How long ago each loop turned.
     pub loops: Vec<(Loop, Duration)>,
     pub census: Census,
+    /// Tasks that crash again and again.
+    pub crashing: usize,
     pub duty_held: bool,
     /// Of the duty that is held, or was last seen at another controller.
     pub duty_epoch: u64,
@@ -78,6 +80,7 @@ impl Now {
             loops.get_or_create(&OfLoop { r#loop: which.label() }).set(age.as_secs_f64());
         }
         r.register_with_unit("loop_age", "How long ago each loop turned last", Unit::Seconds, loops);
+        gauge(r, "tasks_crashing", "Tasks of any job that crash again and again", count(self.crashing));
         self.clocks(r);
         if let Some(database) = &self.database {
             self.queue(r, database);

@@ -174,14 +174,16 @@ impl Front {
         };
         let (ready, database, census) = tokio::join!(self.readiness(), database, census);
         let duty = self.rpc().map(|rpc| &rpc.duty);
+        let at = self.clock.now();
         Now {
-            at: self.clock.now(),
+            at,
             started: self.started,
             phase: self.phase(),
             ready: ready.is_ok(),
             nomad_in_sight: self.rpc().is_some_and(|rpc| *rpc.sight.borrow() == Sight::Clear),
             loops: self.life.ages(),
             census,
+            crashing: self.rpc().map_or(0, |rpc| rpc.crashes.looping(at)),
             duty_held: duty.is_some_and(|d| d.valid().is_some()),
             duty_epoch: duty.map_or(0, |d| d.held().unwrap_or(d.seen().borrow().holder.epoch)),
             database,

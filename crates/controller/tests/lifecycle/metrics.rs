@@ -223,6 +223,26 @@ async fn a_paused_kill_an_unknown_path_and_a_pass_of_the_gc_show() {
     lab.controller.stop(true).await;
 }
 
+/// It is registered, runs, and so its rollout is over; what it does afterwards is a crash loop.
+#[tokio::test]
+async fn a_rollout_and_the_crash_loop_after_it_are_counted() {
+    let lab = Lab::new().await;
+    let scrape = lab.scrape().await;
+    assert_eq!(scrape.sample("curfew_rollouts_total{result=\"stalled\"}"), Some(0.0));
+    assert_eq!(scrape.sample("curfew_tasks_crashing"), Some(0.0));
+    let task = json!({ "Name": "t", "Driver": "mock_driver", "Config": { "run_for": "500ms", "exit_code": 1 },
+        "Resources": { "CPU": 20, "MemoryMB": 10 } });
+    let restart = json!({ "Attempts": 100, "Mode": "fail", "Interval": 3_600_000_000_000u64, "Delay": 100_000_000 });
+    let job = json!({ "ID": "crasher", "Name": "crasher", "Type": "batch", "Datacenters": ["dc1"],
+        "TaskGroups": [{ "Name": "g", "Count": 1, "RestartPolicy": restart, "Tasks": [task] }] });
+    let body = json!({ "spec": { "json": job }, "watch": true });
+    let asked = reqwest::Client::new().post(lab.url("/v1/jobs")).json(&body).send().await.unwrap();
+    assert_eq!(asked.status(), 202);
+    lab.until("curfew_rollouts_total{result=\"deployed\"}", 1.0).await;
+    lab.until("curfew_tasks_crashing", 1.0).await;
+    lab.controller.stop(true).await;
+}
+
 /// What cannot be read is absent, not zero, and the rest is there.
 #[tokio::test]
 async fn a_database_that_is_gone_does_not_hide_the_rest() {

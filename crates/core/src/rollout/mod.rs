@@ -41,6 +41,8 @@ pub enum End {
 }
 
 impl End {
+    pub const ALL: [End; 5] = [End::Deployed, End::Reverted, End::Failed, End::Stalled, End::Superseded];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Deployed => "deployed",

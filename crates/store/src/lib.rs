@@ -239,7 +239,8 @@ pub trait Store: Send + Sync + 'static {
     async fn pause_kind(&self, kind: Kind, by: By) -> Result<KindRow>;
     async fn resume_kind(&self, kind: Kind, by: By) -> Result<KindRow>;
 
-    /// The keeper's duty, when it is free or its holder let it expire: the epoch counts up each time. One controller has it.
+    /// The keeper's duty, when it is free or its holder let it expire: the epoch counts up each time. One controller has it. Where the
+    /// database has a clock, that one decides, and tells when it was taken.
     async fn take_duty(&self, holder: &str, lease_for: Duration, now: Timestamp) -> Result<Option<Duty>>;
     /// Prolongs it, also when it had expired and nobody took it; [`StoreError::DutyLost`] when somebody did.
     async fn renew_duty(&self, epoch: u64, lease_for: Duration, now: Timestamp) -> Result<Duty>;

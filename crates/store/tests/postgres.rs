@@ -159,8 +159,22 @@ mod keeps {
         let due = store.next_due(&BOTH, at(502)).await.unwrap().unwrap();
         assert!(due > at(840) && due <= at(900), "{due}");
         assert!(store.lease("h:1", &wanted(&BOTH), &[], 1, at(5000)).await.unwrap().is_empty(), "the database decides");
-        let duty = store.take_duty("h:1", MINUTE, at(7)).await.unwrap().unwrap();
-        assert_eq!(duty.expires_at, Some(at(67)));
+    }
+
+    /// A caller may have waited long for its answer, or have a wrong clock: neither moves what the trail says of the duty.
+    #[tokio::test]
+    async fn the_duty_is_told_by_the_databases_clock() {
+        use std::time::Duration;
+        let Some((_schema, [store, _])) = two("the_duty_is_told_by_the_databases_clock").await else { return };
+        let began = now();
+        let first = store.take_duty("h:1", Duration::ZERO, at(7)).await.unwrap().unwrap();
+        let expired = first.expires_at.unwrap();
+        assert!(expired + MINUTE > began && began + MINUTE > expired, "{expired} is the database's");
+        store.take_duty("h:2", MINUTE, at(3)).await.unwrap().unwrap();
+        let told = store.audit(Default::default()).await.unwrap().pop().unwrap().entry;
+        let detail = serde_json::json!({ "epoch": 2, "previous_holder": "h:1", "expired_at": expired });
+        assert_eq!(told.detail, detail);
+        assert!(told.at >= expired, "taken when it had expired: {told:?}");
     }
 
     #[tokio::test]

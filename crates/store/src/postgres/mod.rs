@@ -28,7 +28,6 @@ use group::{Loaded, Needs, Writer, tell_kind};
 use listen::Listener;
 use session::{Query, Sessions, Tries};
 
-use crate::rows::later;
 use crate::{
     AuditFilter, CHANGES, Change, Created, DEFAULT_AUDIT, DEFAULT_OPERATIONS, Duty, Held, KindRow, NewOperation, OperationFilter,
     Pruned, QueueCount, QueueStatus, Result, StepResult, Store, Wanted, rules,
@@ -132,19 +131,13 @@ impl PostgresStore {
         &self,
         kind: Kind,
         pauses: bool,
-        now: Timestamp,
-        work: impl Fn(&mut KindRow) -> (Result<T>, Option<AuditEntry>) + Send + Sync + 'static,
+        work: impl Fn(&mut KindRow, Timestamp) -> (Result<T>, Option<AuditEntry>) + Send + Sync + 'static,
     ) -> Result<T> {
         let needs = Needs { kinds: true, pauses, ..Needs::default() };
         self.decide(needs, move |loaded| {
-            let skew = loaded.seen_at(now).skew;
-            let shift = |row: &mut KindRow, micros: i64| {
-                row.duty.expires_at = row.duty.expires_at.map(|at| later(at, micros));
-            };
+            let now = loaded.now;
             let row = loaded.kinds.entry(kind).or_insert_with(|| rules::kind(kind));
-            shift(row, -skew);
-            let (answer, told) = work(row);
-            shift(row, skew);
+            let (answer, told) = work(row, now);
             tell_kind(loaded, told);
             answer
         })
@@ -280,7 +273,7 @@ impl Store for PostgresStore {
     }
 
     async fn pause_kind(&self, kind: Kind, by: By) -> Result<KindRow> {
-        self.kind(kind, true, by.at, move |row| {
+        self.kind(kind, true, move |row, _| {
             let told = rules::pause_kind(row, &by, true);
             (Ok(row.clone()), told)
         })
@@ -288,16 +281,16 @@ impl Store for PostgresStore {
     }
 
     async fn resume_kind(&self, kind: Kind, by: By) -> Result<KindRow> {
-        self.kind(kind, false, by.at, move |row| {
+        self.kind(kind, false, move |row, _| {
             let told = rules::pause_kind(row, &by, false);
             (Ok(row.clone()), told)
         })
         .await
     }
 
-    async fn take_duty(&self, holder: &str, lease_for: Duration, now: Timestamp) -> Result<Option<Duty>> {
+    async fn take_duty(&self, holder: &str, lease_for: Duration, _now: Timestamp) -> Result<Option<Duty>> {
         let holder = holder.to_owned();
-        self.kind(Kind::Kill, false, now, move |row| {
+        self.kind(Kind::Kill, false, move |row, now| {
             let told = rules::take_duty(&mut row.duty, &holder, Some(lease_for), now);
             let duty = told.is_some().then_some(Duty { epoch: row.duty.epoch, expires_at: row.duty.expires_at });
             (Ok(duty), told)
@@ -305,12 +298,12 @@ impl Store for PostgresStore {
         .await
     }
 
-    async fn renew_duty(&self, epoch: u64, lease_for: Duration, now: Timestamp) -> Result<Duty> {
-        self.kind(Kind::Kill, false, now, move |row| (rules::renew_duty(&mut row.duty, epoch, lease_for, now), None)).await
+    async fn renew_duty(&self, epoch: u64, lease_for: Duration, _now: Timestamp) -> Result<Duty> {
+        self.kind(Kind::Kill, false, move |row, now| (rules::renew_duty(&mut row.duty, epoch, lease_for, now), None)).await
     }
 
     async fn give_up_duty(&self, epoch: u64, now: Timestamp) -> Result<()> {
-        self.kind(Kind::Kill, false, now, move |row| (Ok(()), rules::give_up_duty(&mut row.duty, epoch, now))).await
+        self.kind(Kind::Kill, false, move |row, _| (Ok(()), rules::give_up_duty(&mut row.duty, epoch, now))).await
     }
 
     fn changes(&self) -> broadcast::Receiver<Change> {

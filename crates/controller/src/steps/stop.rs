@@ -115,7 +115,8 @@ impl Tools {
         let evidence = async {
             let Some(stub) = self.nomad.job_stub(target).await? else { return Ok(None) };
             let (allocations, bad) = self.nomad.job_allocations(target).await?;
-            Ok(Some(purge_when_dead(&stub, &allocations, bad.len())))
+            let Some(after) = self.nomad.job_stub(target).await? else { return Ok(None) };
+            Ok(Some(purge_when_dead(&stub, &allocations, bad.len(), &after)))
         };
         let purge: Result<Option<Purge>, Error> = self.read(evidence).await?;
         let mut purged = vec![];

@@ -177,9 +177,14 @@ pub fn purge(
 }
 
 /// Whether a job that somebody wants purged as soon as it is dead can be: the same evidence, whatever its age and whoever submitted it.
-pub fn purge_when_dead(job: &JobStub, allocations: &[Allocation], unreadable: usize) -> Purge {
-    if !job.stopped {
+///
+/// The job is read before its allocations and `after` them: whatever starts an allocation changes the job first.
+pub fn purge_when_dead(job: &JobStub, allocations: &[Allocation], unreadable: usize, after: &JobStub) -> Purge {
+    if !after.stopped {
         return Purge::Keep;
+    }
+    if after != job {
+        return Purge::NotYet("the job changed while its allocations were read".into());
     }
     if job.status != JobStatus::Dead {
         return Purge::NotYet("Nomad does not call it dead".into());

@@ -460,6 +460,20 @@ fn why_a_dead_job_is_not_purged_yet() {
 }
 
 #[test]
+fn a_purge_rests_on_a_job_that_did_not_change_meanwhile() {
+    let dead = JobStub { status: JobStatus::Dead, stopped: true, ..stub() };
+    let over = Task { finished_at: Some(at(50)), ..task(TaskState::Dead, vec![event(EventKind::Started, 0, 0)]) };
+    let over = alloc(1, Desired::Stop, ClientStatus::Complete, [("a".into(), over)].into_iter().collect());
+    let judge = |before: &JobStub, after: &JobStub| purge_when_dead(before, std::slice::from_ref(&over), 0, after);
+    assert!(matches!(judge(&dead, &dead), Purge::Now(_)));
+    let again = JobStub { status: JobStatus::Pending, stopped: false, job_modify_index: 9, ..dead.clone() };
+    assert_eq!(judge(&dead, &again), Purge::Keep, "somebody wants it again");
+    let twice = JobStub { job_modify_index: 12, ..dead.clone() };
+    assert!(matches!(judge(&dead, &twice), Purge::NotYet(_)), "registered and stopped again: what it started was not read");
+    assert!(matches!(judge(&JobStub { live_children: 1, ..dead.clone() }, &dead), Purge::NotYet(_)));
+}
+
+#[test]
 fn a_node_is_given_back_only_after_a_cancelled_drain() {
     for state in [None, Some(State::Succeeded), Some(State::Failed)] {
         assert!(matches!(node_left(false, false, true, state), NodeLeft::Report(_)), "{state:?}");

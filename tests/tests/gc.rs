@@ -268,6 +268,28 @@ pub async fn two_at_once(given: Given) {
     assert!(!running.task("t").lives());
 }
 
+/// A read that was a second on its way says nothing any more: no signal rests on it.
+pub async fn a_read_that_was_long_on_its_way(given: Given) {
+    let mut lab = given.own().await;
+    let id = unique("slow");
+    let running = lab.start(&impolite(&id)).await;
+    lab.own().kill().await;
+    lab.discard(&id).await;
+    clock_passes(told(&lab, &running.alloc).await + OWN + s(1), "the clock").await;
+    let fault = json!({ "Kind": "delay", "Method": "GET", "Path": "/v1/allocation/*", "Delay": "1100ms" });
+    lab.cluster.api.put("/dev/v1/faults", &fault).await;
+    let flags = ["--yes", "--grace", "1s", "--verdict", "purge=off"];
+    let ran = gc(&lab, &flags).await;
+    assert_eq!(of(&ran, &[&id]), rows([("past_clock", &id, "left")]), "{ran}");
+    assert!(ran.to_string().contains("Nomad answers so late"), "{ran}");
+    assert_eq!(lab.proxy().seen("PUT", "/signal").len(), 0, "{ran}");
+    assert!(running.task("t").lives());
+    lab.cluster.api.call(reqwest::Method::DELETE, "/dev/v1/faults", None).await.unwrap();
+    let ran = gc(&lab, &flags).await;
+    assert_eq!(of(&ran, &[&id]), rows([("past_clock", &id, "done")]), "{ran}");
+    assert!(!running.task("t").lives());
+}
+
 /// A dead job whose task lives is not purged, however old, and the report says why; when the task is dead it is.
 pub async fn a_purge_never_hides_a_living_task(given: Given) {
     let mut lab = given.own().await;

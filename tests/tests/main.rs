@@ -105,6 +105,7 @@ fn main() {
             gc::a_purge_never_hides_a_living_task, gc::a_node_that_is_away, gc::a_live_stop_is_the_controllers,
             gc::beside_the_controller, gc::the_jobspec, gc::a_child_is_stopped_through_the_controller,
             gc::leftovers_of_operations, gc::paused_clocks_are_paused_for_it_too;
+        DEV: gc::a_read_that_was_long_on_its_way;
         NONE: gc::without_a_terminal_it_wants_a_word;
         DEV: traces::one_for_each_operation, traces::without_a_collector;
         NONE: runbooks::every_page_is_run;

@@ -6,7 +6,7 @@ use curfew_core::audit::Action;
 use curfew_core::clock::KillOrder;
 use curfew_core::gc::{JobStatus, JobStub, KNOWN_SLACK, Mode, NodeLeft, Purge, Verdict, node_left, purge};
 use curfew_core::operation::By;
-use curfew_core::{AllocId, JobKey, NodeId, OpId, TaskName};
+use curfew_core::{AllocId, JobKey, NodeId, OpId, TaskName, Timestamp};
 use curfew_nomad::SignalOutcome;
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -21,6 +21,8 @@ use crate::{Error, Gc};
 const AT_ONCE: usize = 8;
 /// How old the read before a SIGKILL may be.
 const STALE: Duration = Duration::from_secs(1);
+/// How often it is read anew when it was.
+const READS: usize = 3;
 /// A client reports an end within a second or so; one that does not has not ended it.
 const DEAD_WITHIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(250);
@@ -101,16 +103,17 @@ impl Gc {
         self.known.audit(row).await
     }
 
-    /// The order for one task, from a read of this moment. `None` when it is not past its clock any more.
-    async fn order(&self, alloc: &AllocId, task: &TaskName) -> Result<Option<KillOrder>, Error> {
+    /// The order for one task, and the instant before the read that it rests on. `None` when it is not past its clock any more.
+    async fn order(&self, alloc: &AllocId, task: &TaskName) -> Result<Option<(KillOrder, Timestamp)>, Error> {
         let Some((seen, _)) = self.nomad.allocation(alloc).await? else { return Ok(None) };
         let known = self.about(&seen).await?;
         let node = self.nomad.node(&seen.node).await?.map(|n| n.stub);
         // Last, so that as little as possible lies between it and the signal.
+        let asked = self.clock.now();
         let Some((seen, Some(spec))) = self.nomad.allocation(alloc).await? else { return Ok(None) };
         let now = self.clock.now();
         let past = self.judge(&seen, &spec, &known, node.as_ref(), now).into_iter().find(|p| p.task() == task);
-        Ok(past.and_then(|p| p.order(now)))
+        Ok(past.and_then(|p| p.order(now)).map(|order| (order, asked)))
     }
 
     async fn kill(&self, alloc: &AllocId, task: &TaskName) -> Result<Came, Error> {
@@ -118,19 +121,25 @@ impl Gc {
             return said(Outcome::Left, format!("the kill clocks are paused by {}", by.actor));
         }
         self.audit(Action::SigkillSending, Some(alloc), Some(task), Value::Null).await?;
-        let Some(order) = self.order(alloc, task).await? else {
-            self.audit(Action::ClockEnded, Some(alloc), Some(task), Value::Null).await?;
-            return said(Outcome::Changed, "it is not past its clock any more");
+        let mut reads = 0;
+        let (order, answer) = loop {
+            let Some((order, asked)) = self.order(alloc, task).await? else {
+                self.audit(Action::ClockEnded, Some(alloc), Some(task), Value::Null).await?;
+                return said(Outcome::Changed, "it is not past its clock any more");
+            };
+            reads += 1;
+            // The answer may have been long on its way, and the turn among the calls long in coming.
+            match self.nomad.sigkill(&order, || self.clock.now().since(asked) < STALE).await? {
+                SignalOutcome::Withheld if reads < READS => {}
+                answer => break (order, answer),
+            }
         };
-        // A read that is older than this, when its turn among the calls has come, says nothing any more.
-        let read = self.clock.now();
-        let answer = self.nomad.sigkill(&order, || self.clock.now().since(read) < STALE).await?;
         let refused = match answer {
             SignalOutcome::Sent => None,
             SignalOutcome::NotRunning(_) | SignalOutcome::Gone(_) => None,
             SignalOutcome::Unreachable(why) => Some(format!("its node cannot be reached: {why}")),
             SignalOutcome::Unsupported(why) => Some(format!("its driver takes no signals: {why}")),
-            SignalOutcome::Withheld => Some("not sent: its turn came too late after the read; another pass reads it anew".into()),
+            SignalOutcome::Withheld => Some("not sent: Nomad answers so late that what was read says nothing any more; another pass reads it anew".into()),
         };
         let (action, detail) = match &refused {
             None => (Action::SigkillSent, Value::Null),

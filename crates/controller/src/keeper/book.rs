@@ -234,8 +234,15 @@ impl Book {
         census
     }
 
-    pub fn clocks(&self) -> Vec<ClockRecord> {
-        self.allocs.values().flat_map(|t| t.records.iter().filter(|r| r.ended_at.is_none()).cloned()).collect()
+    pub fn clocks(&self, of: Option<&JobKey>) -> Vec<ClockRecord> {
+        let armed = |t: &Tracked| t.records.iter().filter(|r| r.ended_at.is_none()).cloned().collect::<Vec<_>>();
+        match of {
+            None => self.allocs.values().flat_map(|t| armed(t)).collect(),
+            Some(key) => {
+                let ids = self.by_job.get(key).into_iter().flatten();
+                ids.filter_map(|id| self.allocs.get(id)).flat_map(|t| armed(t)).collect()
+            }
+        }
     }
 
     /// What was written down before a restart. Each clock keeps its instant.

@@ -93,7 +93,10 @@ enum Msg {
     },
     Census(oneshot::Sender<Census>),
     /// The clocks that are armed; `None` where none are kept.
-    Clocks(oneshot::Sender<Option<Vec<ClockRecord>>>),
+    Clocks {
+        of: Option<JobKey>,
+        reply: oneshot::Sender<Option<Vec<ClockRecord>>>,
+    },
     Flushed,
 }
 
@@ -110,7 +113,7 @@ impl Msg {
                 | Msg::StandBy
                 | Msg::Newest { .. }
                 | Msg::Census(_)
-                | Msg::Clocks(_)
+                | Msg::Clocks { .. }
                 | Msg::Flushed
         )
     }
@@ -239,9 +242,9 @@ impl Keeper {
     pub async fn census(&self) -> Census {
         self.ask(Msg::Census).await.unwrap_or_default()
     }
-    /// The clocks that are armed; `None` where another controller keeps them.
-    pub async fn clocks(&self) -> Option<Vec<ClockRecord>> {
-        self.ask(Msg::Clocks).await.flatten()
+    /// The clocks that are armed, of one job or of all; `None` where another controller keeps them.
+    pub async fn clocks(&self, of: Option<JobKey>) -> Option<Vec<ClockRecord>> {
+        self.ask(|reply| Msg::Clocks { of, reply }).await.flatten()
     }
     /// Which allocations of the job are not over, read now (together with other jobs that ask).
     pub async fn not_over(&self, key: JobKey) -> Result<Vec<Allocation>, String> {
@@ -436,8 +439,8 @@ impl Actor {
             Msg::Census(reply) => {
                 let _ = reply.send(book.census(now));
             }
-            Msg::Clocks(reply) => {
-                let _ = reply.send(self.keeps.is_some().then(|| book.clocks()));
+            Msg::Clocks { of, reply } => {
+                let _ = reply.send(self.keeps.is_some().then(|| book.clocks(of.as_ref())));
             }
             Msg::Flushed => {
                 self.flushing = false;

@@ -112,14 +112,13 @@ pub async fn job(
     let key = JobKey { namespace, job: job.as_str().into() };
     let gone = || Refusal::no_such_job(format!("there is no job {key} in Nomad at {}", rpc.nomad.address()));
     let stub = rpc.nomad.job_stub(&key).await?.ok_or_else(gone)?;
-    let json = rpc.nomad.job(&key).await?.ok_or_else(gone)?;
     let mut allocations = rpc.nomad.placed(&key).await?;
     allocations.sort_by(|a, b| (b.alloc.create_index, &b.alloc.id).cmp(&(a.alloc.create_index, &a.alloc.id)));
     allocations.truncate(ALLOCATIONS);
     let deployments = rpc.nomad.job_deployments(&key).await?;
     let versions = rpc.nomad.job_versions(&key).await?.unwrap_or_default();
     let specs: HashMap<u64, JobSpec> = versions.iter().map(JobSpec::from_json).map(|s| (s.version, s)).collect();
-    let clocks = rpc.all_clocks().await?.0;
+    let clocks = rpc.armed(Some(&key)).await?.0;
     let live = |s: &OpState| !s.is_finished();
     let filter = OperationFilter {
         target: Some(key.clone().into()),
@@ -128,9 +127,9 @@ pub async fn job(
     };
     let operations = rpc.store.operations(filter).await?.into_iter().map(OperationView::from).collect();
     Ok(Json(JobStatusView {
+        version: versions.iter().filter_map(|v| v["Version"].as_u64()).max().unwrap_or(0),
+        job_modify_index: stub.job_modify_index,
         row: row(stub),
-        version: json["Version"].as_u64().unwrap_or(0),
-        job_modify_index: json["JobModifyIndex"].as_u64().unwrap_or(0),
         deployment: deployments.iter().max_by_key(|d| d.create_index).map(deployment),
         allocations: allocations
             .iter()
@@ -240,12 +239,14 @@ pub struct ClocksQuery {
 }
 
 impl Rpc {
-    /// Those that are armed, from the keeper's memory where it keeps them; and whether it does.
-    async fn all_clocks(&self) -> Result<(Vec<ClockRecord>, bool), Refusal> {
-        match self.keeper.clocks().await {
-            Some(clocks) => Ok((clocks, true)),
-            None => Ok((self.store.clocks().await?.into_iter().filter(|c| c.ended_at.is_none()).collect(), false)),
+    /// Those that are armed, of one job or of all, from the keeper's memory where it keeps them; and whether it does.
+    async fn armed(&self, of: Option<&JobKey>) -> Result<(Vec<ClockRecord>, bool), Refusal> {
+        if let Some(clocks) = self.keeper.clocks(of.cloned()).await {
+            return Ok((clocks, true));
         }
+        let mut clocks = self.store.clocks().await?;
+        clocks.retain(|c| c.ended_at.is_none() && of.is_none_or(|key| *key == c.job));
+        Ok((clocks, false))
     }
 }
 
@@ -255,7 +256,7 @@ impl Rpc {
     responses((status = 200, description = "The next one first.", body = ClocksView))
 )]
 pub async fn clocks(State(rpc): State<Rpc>, caller: Caller, Asked(q): Asked<ClocksQuery>) -> Result<Json<ClocksView>, Refusal> {
-    let (mut clocks, live) = rpc.all_clocks().await?;
+    let (mut clocks, live) = rpc.armed(None).await?;
     clocks.retain(|c| {
         caller.sees_namespace(&c.job.namespace)
             && q.namespace.as_ref().is_none_or(|ns| *ns == c.job.namespace)

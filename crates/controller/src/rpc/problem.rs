@@ -12,7 +12,7 @@ use crate::nodes::Unfit;
 /// In seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Refusal {
     status: StatusCode,
     slug: &'static str,
@@ -107,6 +107,9 @@ impl Refusal {
     }
     pub fn bad_token(detail: String) -> Self {
         Self { status: StatusCode::UNPROCESSABLE_ENTITY, slug: "bad-token", title: "There can be no such token", detail }
+    }
+    pub fn no_random(detail: String) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::bad_token(detail) }
     }
     pub fn refused(detail: String) -> Self {
         Self { status: StatusCode::CONFLICT, slug: "refused", title: "It cannot be done now", detail }

@@ -67,7 +67,7 @@ impl From<TokenError> for Refusal {
             TokenError::Bad(_) => Self::bad_token(detail),
             TokenError::Unknown(_) => Self::not_found(detail),
             TokenError::Store(e) => e.into(),
-            TokenError::Random => Self::stopping(),
+            TokenError::Random => Self::no_random(detail),
         }
     }
 }

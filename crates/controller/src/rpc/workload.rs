@@ -18,7 +18,7 @@ use super::problem::Refusal;
 const ALGORITHMS: [Algorithm; 2] = [Algorithm::RS256, Algorithm::EdDSA];
 /// Keys are asked for anew after this long, so that one that Nomad gave up is given up here.
 const FRESH: Duration = Duration::from_secs(600);
-/// A key that is not known is asked for at most this often.
+/// A key that is not known, or a Nomad that did not answer, is asked at most this often.
 const AGAIN: Duration = Duration::from_secs(10);
 /// How far the clocks may be apart.
 const LEEWAY: Duration = Duration::from_secs(5);
@@ -33,7 +33,14 @@ pub struct Proved {
 /// The keys as Nomad last said them.
 #[derive(Default)]
 pub struct Workloads {
-    keys: Mutex<Option<(Instant, JwkSet)>>,
+    keys: Mutex<Keys>,
+}
+
+#[derive(Default)]
+struct Keys {
+    said: Option<(Instant, JwkSet)>,
+    /// When Nomad was last asked in vain, and why. Who comes soon after does not wait for the same again.
+    failed: Option<(Instant, Refusal)>,
 }
 
 impl Workloads {
@@ -58,21 +65,24 @@ impl Workloads {
 
     async fn key(&self, kid: &str, nomad: &Nomad) -> Result<Option<DecodingKey>, Refusal> {
         let mut keys = self.keys.lock().await;
-        let age = keys.as_ref().map(|(at, _)| at.elapsed());
-        let known = keys.as_ref().is_some_and(|(_, set)| set.find(kid).is_some());
+        let age = keys.said.as_ref().map(|(at, _)| at.elapsed());
+        let known = keys.said.as_ref().is_some_and(|(_, set)| set.find(kid).is_some());
         let stale = age.is_none_or(|age| age >= FRESH || (!known && age >= AGAIN));
-        if stale {
+        if stale && keys.failed.as_ref().is_none_or(|(at, _)| at.elapsed() >= AGAIN) {
             match nomad.workload_keys().await {
-                Ok(json) => *keys = Some((Instant::now(), read(json))),
-                // What was said before holds while Nomad is away.
-                Err(e) if known => {
-                    tracing::warn!(error = %crate::error::chain(&e), "Nomad's signing keys could not be read anew")
+                Ok(json) => *keys = Keys { said: Some((Instant::now(), read(json))), failed: None },
+                Err(e) => {
+                    tracing::warn!(error = %crate::error::chain(&e), "Nomad's signing keys could not be read");
+                    keys.failed = Some((Instant::now(), e.into()));
                 }
-                Err(e) => return Err(e.into()),
             }
         }
-        let jwk = keys.as_ref().and_then(|(_, set)| set.find(kid));
-        Ok(jwk.and_then(|jwk| DecodingKey::from_jwk(jwk).ok()))
+        match (keys.said.as_ref().and_then(|(_, set)| set.find(kid)), &keys.failed) {
+            // What was said before holds while Nomad is away.
+            (Some(jwk), _) => Ok(DecodingKey::from_jwk(jwk).ok()),
+            (None, Some((_, why))) => Err(why.clone()),
+            (None, None) => Ok(None),
+        }
     }
 }
 
@@ -120,3 +130,6 @@ fn check(text: &str, algorithm: Algorithm, key: &DecodingKey, rules: &Rules, now
         None => Err(format!("no rule of [workloads] is for {name}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,7 +139,9 @@ impl Gc {
             SignalOutcome::NotRunning(_) | SignalOutcome::Gone(_) => None,
             SignalOutcome::Unreachable(why) => Some(format!("its node cannot be reached: {why}")),
             SignalOutcome::Unsupported(why) => Some(format!("its driver takes no signals: {why}")),
-            SignalOutcome::Withheld => Some("not sent: Nomad answers so late that what was read says nothing any more; another pass reads it anew".into()),
+            SignalOutcome::Withheld => Some(
+                "not sent: Nomad answers so late that what was read says nothing any more; another pass reads it anew".into(),
+            ),
         };
         let (action, detail) = match &refused {
             None => (Action::SigkillSent, Value::Null),

@@ -4,6 +4,7 @@ use curfew_core::spec::JobSpec;
 use curfew_core::{AllocId, Allocation, JobKey};
 
 use crate::client::{Call, Nomad, found};
+use crate::cursor::Cursor;
 use crate::error::Error;
 use crate::filter::Filter;
 use crate::route::Route;
@@ -24,14 +25,7 @@ pub struct AllocationPages {
     filter: Option<Filter>,
     namespace: String,
     per_page: u32,
-    next: Next,
-}
-
-#[derive(Debug)]
-enum Next {
-    First,
-    Token(String),
-    End,
+    cursor: Cursor,
 }
 
 impl AllocationPages {
@@ -42,22 +36,10 @@ impl AllocationPages {
         if let Some(filter) = &self.filter {
             call = call.query("filter", filter.as_str());
         }
-        let before = match &self.next {
-            Next::First => None,
-            Next::Token(token) => Some(token.clone()),
-            Next::End => return Ok(None),
-        };
-        if let Some(token) = &before {
-            call = call.query("next_token", token.as_str());
-        }
+        let Some(call) = self.cursor.ask(call) else { return Ok(None) };
         let answer = self.nomad.send(call).await?;
         let (allocations, bad) = wire::allocations(&answer.body).map_err(|why| answer.unlike_nomad(&why))?;
-        // In the header only; the token is opaque.
-        self.next = match answer.header("X-Nomad-Nexttoken") {
-            None | Some("") => Next::End,
-            Some(token) if before.as_deref() == Some(token) => return Err(answer.unlike_nomad("its list does not advance")),
-            Some(token) => Next::Token(token.to_owned()),
-        };
+        self.cursor.advance(&answer)?;
         Ok(Some(AllocationPage { allocations, bad, index: answer.index() }))
     }
 }
@@ -70,7 +52,7 @@ impl Nomad {
             filter,
             namespace: namespace.to_owned(),
             per_page: per_page.max(1),
-            next: Next::First,
+            cursor: Cursor::default(),
         }
     }
 

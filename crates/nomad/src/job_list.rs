@@ -8,6 +8,7 @@ use curfew_core::spec::{JobType, META_MANAGED, META_OPERATION};
 use serde::Deserialize;
 
 use crate::client::{Call, Nomad};
+use crate::cursor::Cursor;
 use crate::error::Error;
 use crate::filter::JobFilter;
 use crate::route::Route;
@@ -92,14 +93,7 @@ pub struct JobPages {
     filter: JobFilter,
     namespace: String,
     prefix: Option<String>,
-    next: Next,
-}
-
-#[derive(Debug)]
-enum Next {
-    First,
-    Token(String),
-    End,
+    cursor: Cursor,
 }
 
 impl JobPages {
@@ -113,23 +107,12 @@ impl JobPages {
         if let Some(prefix) = &self.prefix {
             call = call.query("prefix", prefix.as_str());
         }
-        let before = match &self.next {
-            Next::First => None,
-            Next::Token(token) => Some(token.clone()),
-            Next::End => return Ok(None),
-        };
-        if let Some(token) = &before {
-            call = call.query("next_token", token.as_str());
-        }
+        let Some(call) = self.cursor.ask(call) else { return Ok(None) };
         let answer = self.nomad.send(call).await?;
         let page: Option<Vec<JobWire>> = answer.json()?;
         let page: Result<Vec<_>, String> = page.unwrap_or_default().into_iter().map(JobWire::stub).collect();
         let page = page.map_err(|why| answer.unlike_nomad(&why))?;
-        self.next = match answer.header("X-Nomad-Nexttoken") {
-            None | Some("") => Next::End,
-            Some(token) if before.as_deref() == Some(token) => return Err(answer.unlike_nomad("its list does not advance")),
-            Some(token) => Next::Token(token.to_owned()),
-        };
+        self.cursor.advance(&answer)?;
         Ok(Some(page))
     }
 }
@@ -137,7 +120,7 @@ impl JobPages {
 impl Nomad {
     /// A list by filter. `namespace` may be `*`.
     pub fn jobs(&self, filter: JobFilter, namespace: &str) -> JobPages {
-        JobPages { nomad: self.clone(), filter, namespace: namespace.to_owned(), prefix: None, next: Next::First }
+        JobPages { nomad: self.clone(), filter, namespace: namespace.to_owned(), prefix: None, cursor: Cursor::default() }
     }
 
     /// The jobs whose ids begin so.

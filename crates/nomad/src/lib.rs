@@ -13,6 +13,7 @@ mod allocations;
 mod calls;
 mod client;
 mod config;
+mod cursor;
 mod deployments;
 mod error;
 mod evaluations;

@@ -14,10 +14,12 @@ fn yes(is: bool, word: &str) -> String {
 }
 
 pub async fn jobs(client: &Client, args: JobList) -> anyhow::Result<Exit> {
-    let mut query = vec![("limit", args.limit.to_string()), ("managed", (!args.all).to_string())];
+    let mut query = vec![("managed", (!args.all).to_string())];
     query.extend(args.namespace.map(|n| ("namespace", n)));
     query.extend(args.prefix.map(|p| ("prefix", p)));
-    let jobs = client.jobs(&query).await?;
+    let mut jobs = client.jobs(&query, args.limit.saturating_add(1)).await?;
+    let more = jobs.len() > args.limit;
+    jobs.truncate(args.limit);
     if args.output.json {
         json(&jobs)?;
         return Ok(Exit::Done);
@@ -32,6 +34,9 @@ pub async fn jobs(client: &Client, args: JobList) -> anyhow::Result<Exit> {
         [j.key.job.to_string(), j.key.namespace.to_string(), kind, status, yes(j.managed, "managed")]
     });
     line(&table(["JOB", "NAMESPACE", "TYPE", "STATUS", ""], rows.collect()));
+    if more {
+        note("and more; --limit shows them");
+    }
     Ok(Exit::Done)
 }
 

@@ -204,7 +204,7 @@ fn exit_of(op: &OperationView, fail_on_kill: bool) -> Exit {
 }
 
 async fn list(client: &Client, args: OpList) -> anyhow::Result<Exit> {
-    let mut query = vec![("limit", args.limit.to_string())];
+    let mut query = vec![];
     if let Some(kind) = args.kind {
         let known = Kind::parse(&kind)
             .ok_or_else(|| Usage(format!("there is no kind \"{kind}\"; there are {}", names(&Kind::ALL.map(Kind::as_str)))))?;
@@ -219,7 +219,7 @@ async fn list(client: &Client, args: OpList) -> anyhow::Result<Exit> {
     query.extend(args.job.map(|j| ("job", j)));
     query.extend(args.namespace.map(|n| ("namespace", n)));
     query.extend(args.parent.map(|p| ("parent", p.to_string())));
-    let ops = client.operations(&query).await?;
+    let ops = client.operations(&query, args.limit).await?;
     if args.output.json {
         json(&ops)?;
         return Ok(Exit::Done);

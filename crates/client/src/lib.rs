@@ -191,9 +191,9 @@ impl Client {
         self.call(Method::GET, &path, None, None, wait + ANSWER).await
     }
 
-    /// Newest first. `query` as the RPC has it: `kind`, `state`, `job`, `namespace`, `parent`, `before`, `limit`.
-    pub async fn operations(&self, query: &[(&str, String)]) -> Result<Vec<OperationView>, Error> {
-        self.call(Method::GET, &with_query("/v1/operations", query), None, None, ANSWER).await
+    /// The newest, at most `most`. `query` as the RPC has it: `kind`, `state`, `job`, `namespace`, `parent`.
+    pub async fn operations(&self, query: &[(&str, String)], most: usize) -> Result<Vec<OperationView>, Error> {
+        self.pages("/v1/operations", query, most, "before", |op: &OperationView| op.id.to_string()).await
     }
 
     /// Oldest first. `query` as the RPC has it: `operation`, `since`, `after`, `limit`.
@@ -280,9 +280,10 @@ impl Client {
         Events::new(self.clone(), id, after)
     }
 
-    /// Jobs as Nomad lists them. `query` as the RPC has it: `namespace`, `prefix`, `managed`, `limit`.
-    pub async fn jobs(&self, query: &[(&str, String)]) -> Result<Vec<JobRow>, Error> {
-        self.call(Method::GET, &with_query("/v1/jobs", query), None, None, CHANGE).await
+    /// Jobs as Nomad lists them, by namespace and id, at most `most`. `query` as the RPC has it: `namespace`, `prefix`, `managed`.
+    pub async fn jobs(&self, query: &[(&str, String)], most: usize) -> Result<Vec<JobRow>, Error> {
+        let after = |job: &JobRow| format!("{}/{}", job.key.namespace, job.key.job);
+        self.pages("/v1/jobs", query, most, "after", after).await
     }
 
     /// One job: its allocations, the clocks of its tasks, and what is under way for it.
@@ -301,7 +302,33 @@ impl Client {
 
     /// Every node with the state of its drain.
     pub async fn nodes(&self) -> Result<Vec<NodeView>, Error> {
-        self.call(Method::GET, "/v1/nodes", None, None, CHANGE).await
+        self.pages("/v1/nodes", &[], usize::MAX, "after", |node: &NodeView| format!("{}/{}", node.name, node.id)).await
+    }
+
+    /// Page after page of a list. `cursor` is what its next page is asked for by, `after` what that is of a page's last row.
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        most: usize,
+        cursor: &str,
+        after: impl Fn(&T) -> String,
+    ) -> Result<Vec<T>, Error> {
+        const PAGE: usize = 1000;
+        let mut all: Vec<T> = Vec::new();
+        while all.len() < most {
+            let limit = PAGE.min(most - all.len());
+            let mut query = query.to_vec();
+            query.push(("limit", limit.to_string()));
+            query.extend(all.last().map(|row| (cursor, after(row))));
+            let page: Vec<T> = self.call(Method::GET, &with_query(path, &query), None, None, CHANGE).await?;
+            let over = page.len() < limit;
+            all.extend(page);
+            if over {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     /// The kill clocks that are armed. `query` as the RPC has it: `job`, `namespace`, `limit`.

@@ -45,9 +45,8 @@ impl Known {
                     ("kind", Kind::Stop.as_str().to_owned()),
                     ("job", job.job.to_string()),
                     ("namespace", job.namespace.to_string()),
-                    ("limit", "10".to_owned()),
                 ];
-                let found = client.operations(&query).await?;
+                let found = client.operations(&query, 10).await?;
                 found.into_iter().find(|op| !op.state.is_finished()).map(of_view)
             }
         };

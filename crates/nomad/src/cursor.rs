@@ -7,7 +7,7 @@ use crate::error::Error;
 pub(crate) enum Cursor {
     #[default]
     First,
-    /// Nomad's token, which is opaque.
+    /// Nomad's token, which is opaque but where a contract's case says what it is made of (jobs: `NAMESPACE.ID`).
     Next(String),
     End,
 }

@@ -77,6 +77,16 @@ impl JobFilter {
         Self(r#"Meta.curfew_managed == "true" and (Status != "running" or ParentID != "")"#.into())
     }
 
+    /// For the page of a list of all namespaces that begins at `token` (`NAMESPACE.ID`). Nomad goes through namespaces by name, but seeks
+    /// the beginning by comparing tokens as text, where "games.a" comes after "games-eu.b" though its namespace comes first. So of a
+    /// token in "games-eu" the namespace "games" is left out, which was gone through already; else its jobs come again, without end.
+    pub(crate) fn from(&self, token: &str) -> Self {
+        let namespace = token.split_once('.').map_or("", |(namespace, _)| namespace);
+        let before = namespace.match_indices('-').map(|(at, _)| format!("Namespace != {}", quote(&namespace[..at])));
+        let own = (!self.0.is_empty()).then(|| format!("({})", self.0));
+        Self(own.into_iter().chain(before).collect::<Vec<_>>().join(" and "))
+    }
+
     pub(crate) fn one(key: &JobKey) -> Self {
         Self(format!("ID == {}", quote(key.job.as_str())))
     }
@@ -145,6 +155,16 @@ mod tests {
         let expected = r#"Namespace == "default" and JobID matches "^(a\\.b/dispatch-1|é\x22x\\\\`y)$" and "#;
         assert!(filters[0].as_str().starts_with(expected), "{}", filters[0].as_str());
         assert_eq!(quote("a\nb"), r#""a\u000ab""#);
+    }
+
+    #[test]
+    fn a_page_of_all_namespaces_leaves_out_those_that_its_token_seems_to_come_before() {
+        let one = JobFilter("A == 1 or B == 2".into());
+        let seeking = r#"(A == 1 or B == 2) and Namespace != "a" and Namespace != "a-b""#;
+        assert_eq!(one.from("a-b-c.job-1.x").as_str(), seeking);
+        assert_eq!(one.from("a.job-1").as_str(), "(A == 1 or B == 2)");
+        assert_eq!(JobFilter::any().from("a.job-1").as_str(), "");
+        assert_eq!(JobFilter::any().from("a-b.c").as_str(), r#"Namespace != "a""#);
     }
 
     #[test]

@@ -93,16 +93,39 @@ pub struct JobPages {
     filter: JobFilter,
     namespace: String,
     prefix: Option<String>,
+    per_page: u32,
     cursor: Cursor,
 }
 
 impl JobPages {
+    /// Only jobs whose ids begin so.
+    pub fn prefix(mut self, prefix: Option<String>) -> Self {
+        self.prefix = prefix.filter(|p| !p.is_empty());
+        self
+    }
+
+    /// Begins at this job, or where it would be.
+    pub fn from(mut self, key: &JobKey) -> Self {
+        self.cursor = Cursor::Next(format!("{}.{}", key.namespace, key.job));
+        self
+    }
+
+    /// Pages of at most so many.
+    pub fn of(mut self, per_page: usize) -> Self {
+        self.per_page = self.per_page.min(u32::try_from(per_page).unwrap_or(u32::MAX)).max(1);
+        self
+    }
+
     /// The next page; `None` after the last. One job that cannot be read fails the page: nothing follows from half a list.
     pub async fn next(&mut self) -> Result<Option<Vec<JobStub>>, Error> {
         let mut call = Call::new(Route::Jobs, &[]).query("namespace", &*self.namespace).query("meta", "true");
-        call = call.query("per_page", self.nomad.config().per_page.max(1).to_string());
-        if !self.filter.as_str().is_empty() {
-            call = call.query("filter", self.filter.as_str());
+        call = call.query("per_page", self.per_page.to_string());
+        let filter = match &self.cursor {
+            Cursor::Next(token) if self.namespace == "*" => self.filter.from(token),
+            _ => self.filter.clone(),
+        };
+        if !filter.as_str().is_empty() {
+            call = call.query("filter", filter.as_str());
         }
         if let Some(prefix) = &self.prefix {
             call = call.query("prefix", prefix.as_str());
@@ -118,21 +141,16 @@ impl JobPages {
 }
 
 impl Nomad {
-    /// A list by filter. `namespace` may be `*`.
+    /// A list by filter, by namespace and id. `namespace` may be `*`.
     pub fn jobs(&self, filter: JobFilter, namespace: &str) -> JobPages {
-        JobPages { nomad: self.clone(), filter, namespace: namespace.to_owned(), prefix: None, cursor: Cursor::default() }
-    }
-
-    /// The jobs whose ids begin so.
-    pub fn jobs_named(&self, filter: JobFilter, namespace: &str, prefix: Option<String>) -> JobPages {
-        JobPages { prefix, ..self.jobs(filter, namespace) }
+        let (namespace, per_page) = (namespace.to_owned(), self.config().per_page.max(1));
+        JobPages { nomad: self.clone(), filter, namespace, prefix: None, per_page, cursor: Cursor::default() }
     }
 
     /// One job as the list shows it, read now. `None` when the list does not hold it.
     pub async fn job_stub(&self, key: &JobKey) -> Result<Option<JobStub>, Error> {
         // The prefix keeps Nomad from going through every job; the filter leaves the one.
-        let prefix = Some(key.job.as_str().to_owned());
-        let mut pages = JobPages { prefix, ..self.jobs(JobFilter::one(key), key.namespace.as_str()) };
+        let mut pages = self.jobs(JobFilter::one(key), key.namespace.as_str()).prefix(Some(key.job.to_string()));
         while let Some(page) = pages.next().await? {
             if let Some(stub) = page.into_iter().find(|j| j.key == *key) {
                 return Ok(Some(stub));

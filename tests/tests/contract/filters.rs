@@ -89,6 +89,43 @@ pub async fn pages_of_jobs_by_prefix_and_meta(on: On) {
     assert_eq!(ids(&on.get(&format!("/v1/jobs?meta=true&filter={filter}")).await.ok()), [format!("{prefix}-3")]);
 }
 
+/// Namespaces come by name, tokens are compared as text: a page that begins in "X-eu" begins with "X" again, unless that is left out.
+pub async fn pages_of_jobs_across_namespaces(on: On) {
+    fn token(namespace: &str, id: &str) -> String {
+        format!("{namespace}.{id}")
+    }
+    let (owner, first) = (unique("across"), unique("space"));
+    let second = format!("{first}-eu");
+    for namespace in [&first, &second] {
+        on.put(&format!("/v1/namespace/{namespace}"), &json!({ "Name": namespace })).await.ok();
+        for id in ["a.b", "b"] {
+            let never = json!({ "Namespace": namespace, "Datacenters": ["nowhere"], "Meta": { "owner": owner } });
+            on.put("/v1/jobs", &json!({ "Job": with(batch(id, vec![task("t", POLITE)]), never) })).await.ok();
+        }
+    }
+    let page = async |from: String, more: &str| {
+        let filter = segment(&format!("Meta.owner == \"{owner}\"{more}"));
+        let path = format!("/v1/jobs?namespace=*&meta=true&per_page=1&filter={filter}&next_token={}", segment(&from));
+        let page = on.get(&path).await.ok();
+        let row = &page.body[0];
+        let found = token(row["Namespace"].as_str().unwrap(), row["ID"].as_str().unwrap());
+        (found, page.header("x-nomad-nexttoken").to_owned())
+    };
+    assert_eq!(page(String::new(), "").await, (token(&first, "a.b"), token(&first, "b")));
+    assert_eq!(page(token(&first, "b"), "").await, (token(&first, "b"), token(&second, "a.b")));
+    assert_eq!(page(token(&second, "a.b"), "").await.0, token(&first, "a.b"), "it does not begin anew: is the filter of use?");
+    let past = format!(" and Namespace != \"{first}\"");
+    assert_eq!(page(token(&second, "a.b"), &past).await, (token(&second, "a.b"), token(&second, "b")));
+    // A token that was made by hand, of a job that is not there.
+    assert_eq!(page(token(&second, "a"), &past).await, (token(&second, "a.b"), token(&second, "b")));
+    assert_eq!(page(token(&second, "b"), &past).await, (token(&second, "b"), String::new()));
+    for namespace in [&first, &second] {
+        for id in ["a.b", "b"] {
+            on.call(reqwest::Method::DELETE, &format!("/v1/job/{id}?namespace={namespace}&purge=true"), None).await.ok();
+        }
+    }
+}
+
 pub async fn a_long_poll_waits_for_news(on: On) {
     let job = unique("poll");
     let alloc = on.start(&service(&job, vec![task("t", POLITE)])).await;

@@ -99,6 +99,7 @@ const CASES: &[Case] = cases![
     13 Shared filters::a_bad_filter_is_refused_in_words;
     13 Shared filters::pages_of_allocations;
     13 Shared filters::pages_of_jobs_by_prefix_and_meta;
+    13 Shared filters::pages_of_jobs_across_namespaces;
     13 Shared filters::a_long_poll_waits_for_news;
     13 Shared filters::a_long_poll_without_news_ends_with_its_wait;
     13 Shared filters::nodes_with_their_resources;

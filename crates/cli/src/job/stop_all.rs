@@ -20,10 +20,10 @@ const AT_ONCE: usize = 32;
 const WAIT: Duration = Duration::from_secs(60);
 
 pub async fn run(client: &Client, args: &JobStop, request: StopRequest) -> anyhow::Result<Exit> {
-    let mut query = vec![("limit", MOST.to_string()), ("managed", "true".to_owned())];
+    let mut query = vec![("managed", "true".to_owned())];
     query.extend(args.prefix.clone().map(|p| ("prefix", p)));
     query.extend(args.namespace.clone().map(|n| ("namespace", n)));
-    let all = client.jobs(&query).await?;
+    let all = client.jobs(&query, MOST).await?;
     if all.len() >= MOST {
         return Err(Usage(format!("these are {MOST} jobs or more; narrow them down with --prefix")).into());
     }

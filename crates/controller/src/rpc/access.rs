@@ -93,6 +93,11 @@ impl Caller {
         self.grant.reaches(namespace)
     }
 
+    /// Those that it reaches, by name; none when that is every one.
+    pub fn namespaces(&self) -> Vec<Namespace> {
+        self.grant.namespaces.iter().cloned().collect()
+    }
+
     /// An operation on a job elsewhere does not exist for a caller of some namespaces, nor does one on nodes.
     pub fn sees(&self, op: &Operation) -> bool {
         self.grant.is_everywhere() || op.request.target().job().is_some_and(|key| self.grant.reaches(&key.namespace))

@@ -41,32 +41,54 @@ pub struct JobsQuery {
     /// `true`: only those that were submitted through Curfew.
     #[serde(default)]
     managed: bool,
+    /// The next page starts after this job, `NAMESPACE/ID`.
+    after: Option<String>,
     /// 1000 when absent; at most 10000.
     #[param(minimum = 1, maximum = 10000)]
     limit: Option<usize>,
 }
 
-/// Jobs as Nomad lists them.
+/// Jobs as Nomad lists them, by namespace and id.
 #[utoipa::path(
     get, path = "/v1/jobs", tag = "jobs", params(JobsQuery),
-    responses((status = 200, description = "As many as were asked for.", body = Vec<JobRow>))
+    responses((status = 200, description = "A page of them; one that is shorter than `limit` is the last.", body = Vec<JobRow>))
 )]
 pub async fn jobs(State(rpc): State<Rpc>, caller: Caller, Asked(q): Asked<JobsQuery>) -> Result<Json<Vec<JobRow>>, Refusal> {
     let filter = if q.managed { JobFilter::managed() } else { JobFilter::any() };
-    let namespace = q.namespace.unwrap_or_else(|| "*".into());
-    if namespace != "*" {
-        caller.reaches(&Namespace::from(namespace.as_str()))?;
-    }
     let limit = q.limit.unwrap_or(1000).clamp(1, 10_000);
-    let mut pages = rpc.nomad.jobs_named(filter, &namespace, q.prefix.filter(|p| !p.is_empty()));
+    let after = q.after.as_deref().map(job_key).transpose()?;
+    let lists = match q.namespace.map(Namespace::from).filter(|n| n.as_str() != "*") {
+        Some(namespace) => {
+            caller.reaches(&namespace)?;
+            vec![namespace]
+        }
+        None if caller.is_everywhere() => vec![Namespace::from("*")],
+        None => caller.namespaces(),
+    };
     let mut rows = Vec::new();
-    while rows.len() < limit
-        && let Some(page) = pages.next().await?
-    {
-        rows.extend(page.into_iter().filter(|j| caller.sees_namespace(&j.key.namespace)).map(row));
+    for namespace in lists {
+        let mut pages = rpc.nomad.jobs(filter.clone(), namespace.as_str()).prefix(q.prefix.clone());
+        pages = match &after {
+            // Those of one namespace are before, or all after it.
+            Some(after) if namespace.as_str() != "*" && namespace < after.namespace => continue,
+            Some(after) if namespace.as_str() == "*" || namespace == after.namespace => pages.from(after).of(limit + 1),
+            _ => pages.of(limit.saturating_sub(rows.len())),
+        };
+        while rows.len() < limit
+            && let Some(page) = pages.next().await?
+        {
+            rows.extend(page.into_iter().filter(|j| Some(&j.key) != after.as_ref()).map(row));
+        }
     }
     rows.truncate(limit);
     Ok(Json(rows))
+}
+
+/// `NAMESPACE/ID`: a namespace has no slash.
+fn job_key(text: &str) -> Result<JobKey, Refusal> {
+    let parts = text.split_once('/').filter(|(namespace, id)| !namespace.is_empty() && !id.is_empty());
+    let (namespace, id) = parts.ok_or_else(|| Refusal::bad_request(format!("after: {text:?} is no NAMESPACE/ID of a job")))?;
+    Ok(JobKey::new(namespace, id))
 }
 
 fn row(job: JobStub) -> JobRow {
@@ -198,13 +220,34 @@ impl Rpc {
     }
 }
 
-/// Every node, with the state of its drain.
-#[utoipa::path(get, path = "/v1/nodes", tag = "nodes", responses((status = 200, description = "All of them, by name.", body = Vec<NodeView>)))]
-pub async fn nodes(State(rpc): State<Rpc>, caller: Caller) -> Result<Json<Vec<NodeView>>, Refusal> {
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct NodesQuery {
+    /// The next page starts after this node, `NAME/ID`.
+    after: Option<String>,
+    /// 1000 when absent; at most 10000.
+    #[param(minimum = 1, maximum = 10000)]
+    limit: Option<usize>,
+}
+
+/// Nodes, by name and id, with the state of their drains.
+#[utoipa::path(
+    get, path = "/v1/nodes", tag = "nodes", params(NodesQuery),
+    responses((status = 200, description = "A page of them; one that is shorter than `limit` is the last.", body = Vec<NodeView>))
+)]
+pub async fn nodes(State(rpc): State<Rpc>, caller: Caller, Asked(q): Asked<NodesQuery>) -> Result<Json<Vec<NodeView>>, Refusal> {
     caller.everywhere()?;
     let claims: HashMap<NodeId, OpId> = rpc.store.claims().await?.into_iter().collect();
     let mut nodes = rpc.nomad.nodes(None).await?;
+    if let Some(after) = &q.after {
+        // An id has no slash, a name may have one.
+        let after =
+            after.rsplit_once('/').ok_or_else(|| Refusal::bad_request(format!("after: {after:?} is no NAME/ID of a node")))?;
+        nodes.retain(|n| (n.name.as_str(), n.id.as_str()) > after);
+    }
     nodes.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    nodes.truncate(q.limit.unwrap_or(1000).clamp(1, 10_000));
     let view = |n: curfew_nomad::NodeStub| NodeView {
         operation: claims.get(&n.id).copied(),
         drain: n.last_drain.and_then(|last| {

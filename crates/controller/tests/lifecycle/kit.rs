@@ -91,24 +91,8 @@ impl Lab {
         curfew_controller::start(self.parts(std::future::ready(Ok(store)).boxed(), None)).unwrap()
     }
 
-    /// A stop of a job, as it was asked for now.
     pub async fn ask(&self, store: &dyn Store, job: &str) -> OpId {
-        let at = self.clock.now();
-        let demands = vec![Demand { at, stop_timeout: None, until: None, no_shutdown_delay: false, purge: false, job_index: 0 }];
-        let request = Request::Stop { target: JobKey::new("default", job), demands };
-        let id = OpId::new(at);
-        let new = NewOperation {
-            parent: None,
-            id,
-            request,
-            actor: "somebody".into(),
-            reason: None,
-            at,
-            deadline: None,
-            warnings: vec![],
-            idempotency: None,
-        };
-        store.create(new).await.unwrap().operation().id
+        stop(store, job, self.clock.now()).await
     }
 
     /// How often Nomad was asked this.
@@ -158,4 +142,23 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 /// That it does not end while time passes.
 pub async fn stays<F: Future + Unpin>(future: &mut F, span: Duration, what: &str) {
     assert!(tokio::time::timeout(span, future).await.is_err(), "{what} ended too soon");
+}
+
+/// A stop of a job, as it was asked for then.
+pub async fn stop(store: &dyn Store, job: &str, at: Timestamp) -> OpId {
+    let demands = vec![Demand { at, stop_timeout: None, until: None, no_shutdown_delay: false, purge: false, job_index: 0 }];
+    let request = Request::Stop { target: JobKey::new("default", job), demands };
+    let id = OpId::new(at);
+    let new = NewOperation {
+        parent: None,
+        id,
+        request,
+        actor: "somebody".into(),
+        reason: None,
+        at,
+        deadline: None,
+        warnings: vec![],
+        idempotency: None,
+    };
+    store.create(new).await.unwrap().operation().id
 }

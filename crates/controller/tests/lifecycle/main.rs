@@ -7,6 +7,7 @@ mod flaky;
 mod kit;
 mod manager;
 mod metrics;
+mod pages;
 mod queue;
 mod starting;
 mod stopping;

@@ -21,20 +21,24 @@ use tokio::net::TcpListener;
 use crate::flaky::Flaky;
 use crate::kit::until;
 
-struct Lab {
-    cluster: Cluster,
-    store: Arc<MemoryStore>,
+pub struct Lab {
+    pub cluster: Cluster,
+    pub store: Arc<MemoryStore>,
     way: Arc<Flaky>,
     metrics: Metrics,
-    controller: Controller,
+    pub controller: Controller,
     _dir: TempDir,
 }
 
 impl Lab {
     async fn new() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    pub async fn with(config: Config) -> Self {
         let dir = TempDir::with_prefix("curfew-metrics-").unwrap();
         let listen = Some(([127, 0, 0, 1], 0).into());
-        let (nodes, data_dir) = (vec![NodeConfig::new("n0", "dc1")], dir.path().join("cluster"));
+        let (nodes, data_dir) = (["n0", "n1"].map(|n| NodeConfig::new(n, "dc1")).into(), dir.path().join("cluster"));
         let cluster = Cluster::start(ClusterConfig { listen, nodes, data_dir, ..ClusterConfig::default() }).await.unwrap();
         let store = MemoryStore::new();
         let way = Flaky::way_to(&store);
@@ -44,7 +48,7 @@ impl Lab {
             nomad: nomad(&cluster),
             store: std::future::ready(Ok(its)).boxed(),
             clock: Arc::new(SystemClock),
-            config: Config::default(),
+            config,
             random: random(),
             holder: "test:1".into(),
             listener: Some(TcpListener::bind("127.0.0.1:0").await.unwrap()),
@@ -56,7 +60,7 @@ impl Lab {
         Self { cluster, store, way, metrics, controller, _dir: dir }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.controller.addr().unwrap())
     }
 
@@ -91,7 +95,7 @@ impl Lab {
     }
 }
 
-fn nomad(cluster: &Cluster) -> Nomad {
+pub fn nomad(cluster: &Cluster) -> Nomad {
     Nomad::new(NomadConfig { addr: cluster.base_url(), ..NomadConfig::default() }).unwrap()
 }
 

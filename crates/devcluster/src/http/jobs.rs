@@ -25,14 +25,13 @@ pub(crate) async fn list(call: Call) -> Result<Response, Response> {
             .values()
             .map(|e| e.current.clone())
             .filter(|j| call.shows(&j.spec.namespace, "list-jobs") && j.spec.id.starts_with(&prefix));
+        let token_of = |j: &Arc<Job>| format!("{}.{}", j.spec.namespace, j.spec.id);
         let page = page(
             q,
             jobs,
-            |j| format!("{}.{}", j.spec.namespace, j.spec.id),
-            |j, token| {
-                let (ns, id) = token.split_once('.').unwrap_or((token, ""));
-                (j.spec.namespace.as_str(), j.spec.id.as_str()) < (ns, id)
-            },
+            token_of,
+            // As text, like Nomad: so "games-eu.a" seems to come before "games.a", which the order of the list puts first.
+            |j, token| token_of(j).as_str() < token,
             |j| filter.as_ref().map_or(Ok(true), |f| f.accepts(j.as_ref())),
         )?;
         let rows: Vec<Value> = page.items.iter().map(|j| stub(s, j, with_meta)).collect();

@@ -139,14 +139,17 @@ pub(crate) fn page<T>(
     let token = query.get("next_token");
     let mut out = Vec::new();
     let mut next = String::new();
+    // Only the first item of the page is sought; what a filter leaves out is not it.
+    let mut found = token.is_empty();
     for item in items {
-        if !token.is_empty() && before(&item, token) {
+        if !found && before(&item, token) {
             continue;
         }
         let keep = wanted(&item).map_err(|e| reply::text(400, &format!("failed to read result page: {e}")))?;
         if !keep {
             continue;
         }
+        found = true;
         if per_page > 0 && out.len() >= per_page {
             next = token_of(&item);
             break;

@@ -114,6 +114,8 @@ pub struct Config {
     pub rpc_connections: usize,
     /// Event streams and long polls at the same time.
     pub rpc_streams: usize,
+    /// How much of these one client address may take, in percent.
+    pub rpc_address_share: usize,
     /// Where OpenTelemetry traces are sent by OTLP over HTTP; empty means nowhere.
     pub otlp_endpoint: String,
 }
@@ -165,6 +167,7 @@ impl Default for Config {
             rpc_rate: 2000,
             rpc_connections: 1024,
             rpc_streams: 512,
+            rpc_address_share: 75,
             otlp_endpoint: String::new(),
         }
     }
@@ -321,6 +324,9 @@ impl Config {
             if value == 0 {
                 return bad(format!("{name} must be at least 1"));
             }
+        }
+        if !(1..=100).contains(&self.rpc_address_share) {
+            return bad(format!("rpc_address_share ({}) is in percent: from 1 to 100", self.rpc_address_share));
         }
         self.gc()?;
         self.check_access()?;

@@ -38,6 +38,8 @@ pub enum Why {
     Streams,
     /// Too many connections.
     Connections,
+    /// Too many connections, or streams and long polls, of one address.
+    Address,
     /// No TLS, or no good client certificate.
     Handshake,
     /// The head or the body did not come in time.
@@ -47,8 +49,17 @@ pub enum Why {
 }
 
 impl Why {
-    pub const ALL: [Why; 8] =
-        [Why::Unauthenticated, Why::Forbidden, Why::Rate, Why::Streams, Why::Connections, Why::Handshake, Why::Slow, Why::Body];
+    pub const ALL: [Why; 9] = [
+        Why::Unauthenticated,
+        Why::Forbidden,
+        Why::Rate,
+        Why::Streams,
+        Why::Connections,
+        Why::Address,
+        Why::Handshake,
+        Why::Slow,
+        Why::Body,
+    ];
     pub fn as_str(self) -> &'static str {
         match self {
             Why::Unauthenticated => "unauthenticated",
@@ -56,6 +67,7 @@ impl Why {
             Why::Rate => "rate",
             Why::Streams => "streams",
             Why::Connections => "connections",
+            Why::Address => "address",
             Why::Handshake => "handshake",
             Why::Slow => "slow",
             Why::Body => "body",

@@ -108,6 +108,10 @@ impl Caller {
         self.needs(Scope::of(kind))
     }
 
+    pub fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.until.is_some_and(|at| at <= now)
     }

@@ -74,7 +74,7 @@ pub async fn events(
     // Before the first read, so that nothing falls between.
     let changes = rpc.store.changes();
     rpc.visible(&caller, id).await?;
-    let place = rpc.stream()?;
+    let place = rpc.stream(&caller)?;
     let feed =
         Feed { rpc, caller, id, after, changes, pending: vec![].into_iter(), until: Instant::now() + LONGEST, over: false };
     let events = stream::unfold((feed, place), |(mut feed, place)| async move {

@@ -1,14 +1,13 @@
-//! What one caller, and all of them together, may take: requests a second, wrong credentials, streams; and how often somebody was
-//! refused, by why.
+//! What one caller, one address, and all of them together may take: requests a second, wrong credentials, connections, streams; and
+//! how often somebody was refused, by why.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use curfew_core::config::Config;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
@@ -25,8 +24,9 @@ struct Inner {
     metrics: Metrics,
     requests: Option<Rate<String>>,
     failures: Rate<IpAddr>,
-    streams: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
+    streams: Arc<Places>,
+    connections: Arc<Places>,
+    told: Mutex<HashMap<&'static str, Told>>,
 }
 
 impl Limits {
@@ -39,8 +39,9 @@ impl Limits {
             metrics,
             requests,
             failures: Rate::new(FAILURE, FAILURES),
-            streams: Arc::new(Semaphore::new(config.rpc_streams)),
-            connections: Arc::new(Semaphore::new(config.rpc_connections)),
+            streams: Arc::new(Places::new(config.rpc_streams, config.rpc_address_share)),
+            connections: Arc::new(Places::new(config.rpc_connections, config.rpc_address_share)),
+            told: Mutex::default(),
         }))
     }
 
@@ -61,13 +62,110 @@ impl Limits {
         self.0.failures.take(peer, Instant::now());
     }
 
-    /// A place among the streams and long polls, for as long as it is held.
-    pub fn stream(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.streams.clone().try_acquire_owned().ok()
+    /// Counts it. `Some` when the log may hear of it, at most once a minute: how many there were since the last time.
+    pub fn refused_often(&self, why: Why) -> Option<u64> {
+        self.refused(why);
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.entry(why.as_str()).or_default().once_more(Instant::now())
     }
 
-    pub fn connection(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.connections.clone().try_acquire_owned().ok()
+    /// A place among the streams and long polls, for as long as it is held.
+    pub fn stream(&self, peer: IpAddr) -> Result<Place, Full> {
+        Places::take(&self.0.streams, peer)
+    }
+
+    pub fn connection(&self, peer: IpAddr) -> Result<Place, Full> {
+        Places::take(&self.0.connections, peer)
+    }
+}
+
+/// What is said at most once a minute.
+#[derive(Default)]
+struct Told {
+    last: Option<Instant>,
+    since: u64,
+}
+
+impl Told {
+    fn once_more(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        if self.last.is_some_and(|last| now < last + Duration::from_secs(60)) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
+}
+
+/// So many for all together, and of them so many for one address.
+struct Places {
+    all: usize,
+    each: usize,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    All,
+    /// This address has as many as one may have.
+    Address {
+        most: usize,
+    },
+}
+
+impl Full {
+    pub fn why(self, all: Why) -> Why {
+        match self {
+            Full::All => all,
+            Full::Address { .. } => Why::Address,
+        }
+    }
+}
+
+/// Given back when it is dropped.
+pub struct Place {
+    of: Arc<Places>,
+    peer: IpAddr,
+}
+
+impl Places {
+    fn new(all: usize, percent: usize) -> Self {
+        Self { all, each: (all.saturating_mul(percent) / 100).max(1), taken: Mutex::default() }
+    }
+
+    fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Place, Full> {
+        let peer = network(peer);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.values().sum::<usize>() >= self.all {
+            return Err(Full::All);
+        }
+        let its = taken.entry(peer).or_default();
+        if *its >= self.each {
+            return Err(Full::Address { most: self.each });
+        }
+        *its += 1;
+        Ok(Place { of: self.clone(), peer })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.of.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(its) = taken.get_mut(&self.peer) {
+            *its -= 1;
+            if *its == 0 {
+                taken.remove(&self.peer);
+            }
+        }
+    }
+}
+
+/// Whoever has one IPv6 address has the whole /64.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
     }
 }
 
@@ -123,6 +221,30 @@ mod tests {
             rate.take("b", at(0)) && !rate.has_room(&"a", at(200)) && rate.has_room(&"a", at(300)) && rate.has_room(&"c", at(0))
         );
         assert!([10_000; 3].iter().all(|ms| rate.take("a", at(*ms))) && !rate.take("a", at(10_000)));
+    }
+
+    #[test]
+    fn an_address_has_its_share_and_gives_back_what_it_had() {
+        let places = Arc::new(Places::new(4, 75));
+        let take = |peer: &str| places.take(peer.parse().unwrap());
+        let its: Vec<Place> = (0..3).map(|_| take("10.0.0.1").unwrap()).collect();
+        assert_eq!(take("10.0.0.1").err(), Some(Full::Address { most: 3 }));
+        assert_eq!(take("::ffff:10.0.0.1").err(), Some(Full::Address { most: 3 }), "the same, as IPv6 writes it");
+        let other = take("2001:db8::1").unwrap();
+        assert_eq!(take("10.0.0.3").err(), Some(Full::All));
+        drop(its);
+        let net: Vec<Place> = ["2001:db8::2", "2001:db8:0:0:ffff::"].map(|p| take(p).unwrap()).into();
+        assert_eq!(take("2001:db8::3").err(), Some(Full::Address { most: 3 }), "a /64 is one");
+        drop((other, net));
+        assert!(places.taken.lock().unwrap().is_empty());
+        assert_eq!(Places::new(1, 1).each, 1);
+    }
+
+    #[test]
+    fn what_happens_often_is_told_once_a_minute_with_how_often() {
+        let (mut told, now) = (Told::default(), Instant::now());
+        let said: Vec<_> = [0, 1, 59, 60, 61, 200].map(|s| told.once_more(now + Duration::from_secs(s))).into();
+        assert_eq!(said, [Some(1), None, None, Some(3), None, Some(2)]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use curfew_core::operation::Operation;
 use curfew_core::{Clock, OpId};
 use curfew_nomad::Nomad;
 use curfew_store::Store;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -46,6 +46,7 @@ use extract::{Asked, Body, Named};
 pub use gc::Reaper;
 use interventions::operation_id;
 pub use limits::Limits;
+use limits::{Place, Why};
 pub use probes::Front;
 use problem::Refusal;
 pub use server::Server;
@@ -137,11 +138,14 @@ impl Rpc {
     }
 
     /// A place among the streams and long polls.
-    fn stream(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        self.limits.stream().ok_or_else(|| {
-            self.limits.refused(limits::Why::Streams);
-            tracing::warn!("too many event streams and long polls: one was refused");
-            Refusal::too_many_streams(self.config.rpc_streams)
+    fn stream(&self, caller: &Caller) -> Result<Place, Refusal> {
+        let peer = caller.peer();
+        self.limits.stream(peer).map_err(|full| {
+            let refusal = Refusal::too_many_streams(self.config.rpc_streams, full);
+            if let Some(refused) = self.limits.refused_often(full.why(Why::Streams)) {
+                tracing::warn!(%peer, refused, why = refusal.detail(), "an event stream or a long poll was refused; so many since this was said last");
+            }
+            refusal
         })
     }
 

@@ -55,7 +55,7 @@ pub async fn show(
             return Ok(Json(rpc.view(op).await));
         }
         if place.is_none() {
-            place = Some(rpc.stream()?);
+            place = Some(rpc.stream(&caller)?);
         }
         let look = (tokio::time::Instant::now() + LOOK).min(until);
         loop {

@@ -6,6 +6,7 @@ use curfew_core::api::Problem;
 use curfew_core::submit::SubmitError;
 use curfew_store::StoreError;
 
+use super::limits::Full;
 use crate::error::chain;
 use crate::nodes::Unfit;
 
@@ -101,8 +102,12 @@ impl Refusal {
     pub fn too_many(detail: String) -> Self {
         Self { status: StatusCode::TOO_MANY_REQUESTS, slug: "too-many-requests", title: "Too many requests", detail }
     }
-    pub fn too_many_streams(most: usize) -> Self {
-        let detail = format!("{most} event streams and long polls are open already (rpc_streams); ask again in a moment");
+    pub fn too_many_streams(all: usize, full: Full) -> Self {
+        let (most, of, key) = match full {
+            Full::All => (all, "", "rpc_streams"),
+            Full::Address { most } => (most, " of this address", "rpc_address_share"),
+        };
+        let detail = format!("{most} event streams and long polls{of} are open already ({key}); ask again in a moment");
         Self { status: StatusCode::SERVICE_UNAVAILABLE, slug: "too-many-streams", title: "Too many streams", detail }
     }
     pub fn bad_token(detail: String) -> Self {

@@ -22,7 +22,7 @@ use tracing::Instrument;
 
 use super::Front;
 use super::access::CertificateNames;
-use super::limits::{Limits, Why};
+use super::limits::{Full, Limits, Why};
 use super::tls::Tls;
 
 /// A client that does not finish its request's head.
@@ -78,17 +78,19 @@ async fn accept(listener: TcpListener, served: Served) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => match served.limits.connection() {
-                Some(place) => {
+            Ok((stream, peer)) => match served.limits.connection(peer.ip()) {
+                Ok(place) => {
                     let served = served.clone();
                     connections.spawn(async move {
                         served.serve(stream, peer).await;
                         drop(place);
                     });
                 }
-                None => {
-                    served.limits.refused(Why::Connections);
-                    tracing::warn!(%peer, "too many connections: this one is closed");
+                Err(full) => {
+                    if let Some(closed) = served.limits.refused_often(full.why(Why::Connections)) {
+                        let of = if full == Full::All { "all together" } else { "this address" };
+                        tracing::warn!(%peer, closed, "too many connections of {of}: closed, and so many since this was said last");
+                    }
                 }
             },
             Err(e) if is_the_clients(&e) => {}

@@ -16,7 +16,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::kit::{Lab, hangs, until};
 
@@ -451,46 +451,100 @@ async fn who_sends_slowly_is_cut_off() {
     assert!(said.starts_with("HTTP/1.1 408") && said.contains("x-request-id"), "{said}");
 }
 
-/// Opens an event stream and leaves it idle; its status, and the connection.
-async fn idle(addr: SocketAddr, id: OpId) -> (u16, TcpStream) {
-    let mut stream = TcpStream::connect(addr).await.unwrap();
+/// A connection from one of this machine's own addresses.
+async fn connect(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+const HERE: [u8; 4] = [127, 0, 0, 1];
+const THERE: [u8; 4] = [127, 0, 0, 2];
+
+/// Opens an event stream and leaves it idle; its status (0: closed at once), and the connection.
+async fn idle(from: [u8; 4], addr: SocketAddr, id: OpId) -> (u16, TcpStream) {
+    let mut stream = connect(from, addr).await;
     let head = format!("GET /v1/operations/{id}/events HTTP/1.1\r\nHost: x\r\nX-Request-Id: me.1\r\n\r\n");
-    stream.write_all(head.as_bytes()).await.unwrap();
     let mut said = vec![0; 512];
-    let n = stream.read(&mut said).await.unwrap();
+    let n = match stream.write_all(head.as_bytes()).await {
+        Ok(()) => stream.read(&mut said).await.unwrap_or(0),
+        Err(_) => 0,
+    };
     let said = String::from_utf8_lossy(&said[..n]).into_owned();
     assert!(n == 0 || said.contains("x-request-id: me.1"), "{said}");
     (said.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0), stream)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_idle_streams_are_bounded_and_leave_room_for_others() {
-    let house = House::new(lab(|c| c.rpc_streams = 100)).await;
+async fn a_thousand_idle_streams_of_one_address_leave_room_for_another() {
+    let house = House::new(lab(|_| ())).await;
     let id = house.lab.ask(&*house.store, "a").await;
     let addr = house.addr();
-    let all: Vec<(u16, TcpStream)> = futures::stream::iter(0..1000).map(|_| idle(addr, id)).buffer_unordered(50).collect().await;
+    // Nobody closes what was refused: that takes a connection as well.
+    let all: Vec<(u16, TcpStream)> =
+        futures::stream::iter(0..1000).map(|_| idle(HERE, addr, id)).buffer_unordered(50).collect().await;
     let count = |code| all.iter().filter(|(c, _)| *c == code).count();
-    assert_eq!((count(200), count(503)), (100, 900));
-    assert_eq!(house.counted("streams", None).await, 900);
+    // Three quarters of 512 streams and of 1024 connections.
+    assert_eq!((count(200), count(503), count(0)), (384, 384, 232));
+    let other = client().local_address(std::net::IpAddr::from(THERE)).build().unwrap();
+    let ask = async |path: String| other.get(house.url(&path)).send().await.unwrap();
+    assert_eq!(ask(format!("/v1/operations/{id}")).await.status(), 200);
+    assert_eq!(ask(format!("/v1/operations/{id}?wait=100ms")).await.status(), 200, "it may wait, too");
+    let (code, _stream) = idle(THERE, addr, id).await;
+    assert_eq!(code, 200, "and have its events");
+    let metrics = ask("/metrics".into()).await.text().await.unwrap();
+    let refused = |why: &str| metrics.contains(&format!("curfew_rpc_refused_total{{why=\"{why}\"}} "));
+    assert!(
+        refused("address") && metrics.contains("{why=\"address\"} 616\n") && metrics.contains("{why=\"streams\"} 0\n"),
+        "{metrics}"
+    );
+    drop(all);
+    until("the places to be free again", async || idle(HERE, addr, id).await.0 == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_and_long_polls_are_bounded_for_all_together_and_for_an_address() {
+    let house = House::new(lab(|c| (c.rpc_streams, c.rpc_address_share) = (20, 60))).await;
+    let id = house.lab.ask(&*house.store, "a").await;
+    let addr = house.addr();
+    let mut held = vec![];
+    for (from, codes) in [(HERE, [200; 12].as_slice()), (HERE, &[503]), (THERE, &[200; 8]), (THERE, &[503])] {
+        for code in codes {
+            let (said, stream) = idle(from, addr, id).await;
+            assert_eq!(said, *code, "{from:?} after {}", held.len());
+            held.push(stream);
+        }
+    }
+    assert_eq!((house.counted("address", None).await, house.counted("streams", None).await), (1, 1));
     assert_eq!(house.get("/v1/kinds", None).await.0, 200, "what does not wait is answered");
     assert_eq!(house.get(&format!("/v1/operations/{id}"), None).await.0, 200);
-    assert_eq!(house.get(&format!("/v1/operations/{id}?wait=1s"), None).await, (503, "too-many-streams".into()));
-    drop(all);
-    until("the places to be free again", async || idle(addr, id).await.0 == 200).await;
+    let answer = house.http.get(house.url(&format!("/v1/operations/{id}?wait=1s"))).send().await.unwrap();
+    assert!(answer.status() == 503 && answer.headers().contains_key("retry-after"), "{answer:?}");
+    let problem: Value = answer.json().await.unwrap();
+    assert!(problem["type"].as_str().unwrap().ends_with(":too-many-streams"), "{problem}");
+    drop(held);
+    until("the places to be free again", async || idle(HERE, addr, id).await.0 == 200).await;
 }
 
 #[tokio::test]
 async fn more_connections_than_there_are_places_are_closed() {
-    let house = House::new(lab(|c| c.rpc_connections = 10)).await;
+    let house = House::new(lab(|c| (c.rpc_connections, c.rpc_address_share) = (10, 80))).await;
     let mut all = Vec::new();
-    for _ in 0..10 {
-        all.push(TcpStream::connect(house.addr()).await.unwrap());
+    for _ in 0..8 {
+        all.push(connect(HERE, house.addr()).await);
     }
-    let mut eleventh = TcpStream::connect(house.addr()).await.unwrap();
-    assert!(!matches!(eleventh.read(&mut [0; 1]).await, Ok(n) if n > 0));
+    let closed = async |from| !matches!(connect(from, house.addr()).await.read(&mut [0; 1]).await, Ok(n) if n > 0);
+    assert!(closed(HERE).await, "the ninth of one address");
+    for _ in 0..2 {
+        all.push(connect(THERE, house.addr()).await);
+    }
+    assert!(closed(THERE).await, "the eleventh of all");
     drop(all);
     until("a place", async || house.http.get(house.url("/healthz")).send().await.is_ok()).await;
-    until("it to be counted", async || house.counted("connections", None).await >= 1).await;
+    until("both to be counted", async || {
+        house.counted("address", None).await >= 1 && house.counted("connections", None).await >= 1
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ pub async fn a_datacenter_from_the_plan_to_the_undrain(given: Given) {
 
     let ran = drain(&["--yes", "--fail-on-kill", "--reason", "disks"]).await.code(3);
     assert!(!proc.lives() && ran.ended <= ran.began + Duration::from_secs(6) + late(), "{ran}");
-    prints(&ran, &["drain begins, 1 allocation to leave", "SIGKILL", "dev1 drained in", "SLOWEST", &id]);
+    prints(&ran, &["dev1: drain begins", "SIGKILL", "dev1 drained in", "SLOWEST", &id]);
     prints(&ran, &["datacenter dc1 drained in", "1 node, 0 tasks ended by themselves, 1 needed SIGKILL"]);
     let listed = lab.run(&["op", "list", "--kind", "drain_datacenter", "--json"]).run().await.code(0).json();
     let op = listed[0]["id"].as_str().unwrap();

@@ -101,7 +101,8 @@ impl Host {
         eventually(PATIENCE, "it to be told", async || {
             let op = self.operation(id).await;
             let told = op.outcome.iter().flat_map(|o| &o.allocations).flat_map(|a| &a.tasks).any(|t| t.term_at.is_some());
-            if told { Ok(op) } else { Err(format!("{op:?}")) }
+            // And not in the middle of a step.
+            if told && op.state == State::Waiting { Ok(op) } else { Err(format!("{op:?}")) }
         })
         .await
     }
@@ -288,7 +289,8 @@ pub async fn a_node_that_will_not_die(given: Given) {
     }
     let host = Host::new(2).await;
     let (id, deaf) = host.starts(on(impolite(&unique("deaf")), "dev1")).await;
-    let op = host.stops(&id, "2s").await.id.to_string();
+    // Time enough for a busy machine to take the node away before the clock.
+    let op = host.stops(&id, "6s").await.id.to_string();
     host.told(&op).await;
     host.cluster.node_down("dev1").await;
     eventually(PATIENCE, "the operation to name its node", async || {

@@ -44,6 +44,7 @@ fn main() {
             rollouts::a_flaky_version_is_reverted_by_the_deadline, rollouts::killed_in_the_middle_it_comes_to_the_same_end,
             rollouts::canaries_wait_for_their_promotion, rollouts::a_newer_version_and_a_stop_supersede,
             rollouts::what_has_no_place_says_which_constraint, rollouts::without_a_deployment,
+            rollouts::a_system_job_rolls_node_by_node,
             rollouts::a_count_change_the_same_again_and_an_index,
             rollouts::a_success_that_crashes_later_shows_in_its_status, rollouts::stop_all_by_prefix_and_purge_when_dead;
         BOTH: labs::pollers;

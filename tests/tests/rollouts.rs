@@ -6,6 +6,7 @@ use curfew_core::Timestamp;
 use curfew_core::api::{CrashView, JobStatusView, OperationView};
 use curfew_core::operation::{Kind as OpKind, State};
 use curfew_core::rollout::{End, FailedBy, Happening, RolloutView, What};
+use curfew_tests::cluster::Kind;
 use curfew_tests::command::Ran;
 use curfew_tests::jobs::{IMPOLITE, POLITE, batch, group, nanos, service, task, with};
 use curfew_tests::lab::{Lab, PATIENCE, late, short, unique};
@@ -360,6 +361,39 @@ pub async fn without_a_deployment(given: Given) {
     for id in [b, failing, s, plain, parent] {
         lab.stop(&id, &["--stop-timeout", "1s"]).await.code(0);
     }
+}
+
+/// Node by node: before Nomad 1.11 by the author's `stagger`, from then on by a deployment and its `min_healthy_time`. The embedded
+/// cluster replaces all at once. The clock is the author's on all of them.
+pub async fn a_system_job_rolls_node_by_node(given: Given) {
+    let lab = given.own().await;
+    let (id, nodes) = (unique("system"), lab.cluster.nodes().len());
+    let job = |version: &str| {
+        let paced = json!({ "MinHealthyTime": nanos(secs(3)), "Stagger": nanos(secs(3)), "AutoRevert": false });
+        let mut job = updating(rolling(&id, version, IMPOLITE, 1), paced);
+        // Stagger counts as the job's.
+        job["Update"] = job["TaskGroups"][0]["Update"].clone();
+        job["Type"] = json!("system");
+        job["TaskGroups"][0].as_object_mut().unwrap().remove("ReschedulePolicy");
+        job["TaskGroups"][0]["Tasks"][0]["KillTimeout"] = json!(nanos(secs(2)));
+        job
+    };
+    deployed(&lab, &job("0.1")).await;
+    let op = deployed(&lab, &job("0.2")).await;
+    let mut told: Vec<(Timestamp, Timestamp)> = story(rollout(&op))
+        .iter()
+        .filter_map(|h| if let What::ToldToEnd { kill_at } = h.what { Some((h.at, kill_at?)) } else { None })
+        .collect();
+    told.sort();
+    assert_eq!(told.len(), nodes, "{op:?}");
+    assert!(told.iter().all(|(at, kill)| kill.since(*at) <= secs(2)), "{told:?}");
+    assert_eq!(story(rollout(&op)).iter().filter(|h| h.what == What::Sigkill).count(), nodes, "{op:?}");
+    assert_eq!(versions_that_run(&lab, &id).await, vec![1; nodes], "{op:?}");
+    if given.kind == Kind::Real {
+        assert!(told.windows(2).all(|w| w[1].0.since(w[0].0) >= secs(2)), "{told:?}");
+        assert_eq!(rollout(&op).deployments.is_empty(), !lab.cluster.is_at_least((1, 11, 0)), "{op:?}");
+    }
+    lab.stop(&id, &["--stop-timeout", "1s"]).await.code(0);
 }
 
 pub async fn a_count_change_the_same_again_and_an_index(given: Given) {

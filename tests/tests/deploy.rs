@@ -124,9 +124,20 @@ pub async fn the_package(_: Given) {
         assert!(found.count() > 0, "the package wants {from}");
         folders.insert(from.to_owned());
     }
+    let units: Vec<&str> =
+        deb["systemd-units"].as_array().unwrap().iter().map(|unit| unit["unit-name"].as_str().unwrap()).collect();
     for file in std::fs::read_dir(root().join("deploy/systemd")).unwrap() {
-        let name = format!("deploy/systemd/{}", file.unwrap().file_name().to_string_lossy());
-        assert!(folders.contains(&name), "the package leaves {name} out");
+        let name = file.unwrap().file_name().to_string_lossy().into_owned();
+        let unit = name.rsplit_once('.').is_some_and(|(unit, _)| units.contains(&unit));
+        assert!(unit || folders.contains(&format!("deploy/systemd/{name}")), "the package leaves {name} out");
+    }
+    // What people write into it survives an upgrade; it is for a token, so nobody else reads it.
+    let settings = "etc/curfew/environment";
+    assert_eq!(deb["conf-files"][0].as_str(), Some(&*format!("/{settings}")));
+    let asset = deb["assets"].as_array().unwrap().iter().find(|a| a[1].as_str() == Some(settings)).unwrap();
+    assert_eq!(asset[2].as_str(), Some("600"));
+    for unit in ["curfew.service", "curfew-gc.service"] {
+        assert!(read(&format!("deploy/systemd/{unit}")).contains(&format!("EnvironmentFile=-/{settings}")), "{unit}");
     }
     let build = read("deploy/debian/build");
     for made in ["man", "completions/curfew.bash", "curfew-gc"] {
@@ -142,6 +153,17 @@ pub async fn what_is_made_from_the_arguments(given: Given) {
     for page in ["curfew.1", "curfew-gc.1", "curfew-job-stop.1", "curfew-datacenter-drain.1", "curfew-op-extend.1"] {
         let text = std::fs::read_to_string(man.join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
         assert!(text.contains(".SH NAME") && text.contains(".SH SYNOPSIS"), "{page}: {text}");
+        assert!(text.contains(&format!("Curfew {}", env!("CARGO_PKG_VERSION"))), "{page}: {text}");
+    }
+    let pages = std::fs::read_dir(&man).unwrap().map(|page| page.unwrap().path().display().to_string());
+    let pages: Vec<String> = pages.collect();
+    assert!(pages.len() > 40, "{pages:?}");
+    // Both say nothing about a page that is as it should be.
+    for check in [["groff", "-man", "-ww", "-z", "-Tutf8"], ["mandoc", "-man", "-T", "lint", "-Werror"]] {
+        let args: Vec<&str> = check[1..].iter().copied().chain(pages.iter().map(String::as_str)).collect();
+        if let Some((good, said)) = says(&given, check[0], &args) {
+            assert!(good && said.is_empty(), "{}: {said}", check[0]);
+        }
     }
     for shell in ["bash", "zsh", "fish"] {
         let script = curfew(["completions", shell]).run().await.code(0).stdout;

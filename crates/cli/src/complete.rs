@@ -21,11 +21,19 @@ pub fn completions(shell: Shell) -> Exit {
 pub fn man(dir: &Path) -> anyhow::Result<Exit> {
     let write = || {
         std::fs::create_dir_all(dir)?;
-        clap_mangen::generate_to(Cli::command(), dir)?;
-        clap_mangen::Man::new(CliGc::command()).generate_to(dir)?;
-        std::io::Result::Ok(())
+        let mut curfew = Cli::command().disable_help_subcommand(true);
+        curfew.build();
+        pages(&curfew, dir)?;
+        pages(&CliGc::command(), dir)
     };
     write().with_context(|| format!("the manual pages cannot be written to {}", dir.display()))?;
     note(&format!("man {}", dir.join("curfew.1").display()));
     Ok(Exit::Done)
+}
+
+/// A page for the command and one for each below it. The library's own way would leave them without a version.
+fn pages(command: &clap::Command, dir: &Path) -> std::io::Result<()> {
+    let source = concat!("Curfew ", env!("CARGO_PKG_VERSION"));
+    clap_mangen::Man::new(command.clone()).source(source).manual("Curfew").generate_to(dir)?;
+    command.get_subcommands().filter(|c| !c.is_hide_set()).try_for_each(|c| pages(c, dir))
 }

@@ -1,6 +1,6 @@
 # Curfew as a Nomad job: two controllers on one PostgreSQL. One keeps the clocks, the other takes over when it is gone.
 #
-#   nomad acl policy apply -namespace default -job curfew curfew policy.hcl      # with ACLs: what its workload identity may
+#   nomad acl policy apply -namespace default -job curfew curfew-job policy.hcl      # with ACLs: what its workload identity may
 #   nomad var put nomad/jobs/curfew database=postgres://curfew:SECRET@127.0.0.1:5432/postgres
 #   nomad job run curfew.nomad.hcl
 #

@@ -4,7 +4,7 @@
 #   nomad acl token create -name curfew -policy curfew -type client
 #
 # For Curfew as a Nomad job (curfew.nomad.hcl) there is no token to keep: its workload identity is given the policy with
-#   nomad acl policy apply -namespace default -job curfew curfew policy.hcl
+#   nomad acl policy apply -namespace default -job curfew curfew-job policy.hcl
 
 # Every namespace whose jobs Curfew is to keep the clocks of. The event stream wants read-job in all that there are.
 namespace "*" {

@@ -72,6 +72,7 @@ impl Remembered {
         let received = task.events.iter().find(|e| e.kind == EventKind::Received).map(|e| e.at);
         self.received_at = self.received_at.or(received);
         self.restarts.extend(shown(task));
+        // Of the same restart the earlier sight stays: it had more of the events.
         self.restarts.sort_by_key(|r| r.at);
         self.restarts.dedup_by_key(|r| r.at);
         let too_many = self.restarts.len().saturating_sub(RESTARTS);
@@ -143,5 +144,18 @@ mod tests {
         assert_eq!([at(70), at(640), at(641)].map(|now| crashes.looping(now)), [1, 1, 0]);
         crashes.observe(&[alloc(task(&[65]), Desired::Stop)]);
         assert_eq!(crashes.0.lock().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn how_it_ended_is_remembered_with_the_restart() {
+        let crashes = Crashes::default();
+        let mut crashed = task(&[15]);
+        let terminated = TaskEvent { kind: EventKind::Terminated, at: at(14), exit_code: 3, ..crashed.events[0].clone() };
+        crashed.events.insert(0, terminated);
+        crashes.observe(&[alloc(crashed, curfew_core::Desired::Run)]);
+        // A read that is older, and one whose events do not reach back as far.
+        for read in [task(&[]), task(&[15])] {
+            assert_eq!(crashes.of(&"a".into(), &"t".into(), &read).restarts[0].exit, Some((3, 0)));
+        }
     }
 }

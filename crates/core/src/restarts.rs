@@ -11,6 +11,8 @@ use crate::{EventKind, Task, Timestamp};
 pub struct Restart {
     pub at: Timestamp,
     pub delay: Duration,
+    /// Exit code and signal of the end before it, where the events still tell.
+    pub exit: Option<(i64, i64)>,
 }
 
 impl Restart {
@@ -31,8 +33,18 @@ pub struct Counted {
 
 /// The restarts that its last events show, oldest first. One that somebody asked for has no delay and does not count.
 pub fn shown(task: &Task) -> impl Iterator<Item = Restart> {
-    let restarts = task.events.iter().filter(|e| e.kind == EventKind::Restarting);
-    restarts.filter_map(|e| Some(Restart { at: e.at, delay: e.delay.filter(|d| !d.is_zero())? }))
+    let mut exit = None;
+    task.events.iter().filter_map(move |e| match e.kind {
+        EventKind::Terminated => {
+            exit = Some((e.exit_code, e.signal));
+            None
+        }
+        EventKind::Restarting => {
+            let exit = exit.take();
+            Some(Restart { at: e.at, delay: e.delay.filter(|d| !d.is_zero())?, exit })
+        }
+        _ => None,
+    })
 }
 
 /// Numbers restarts, oldest first. The first interval began at `since`. `total` is how many the client knows of: those that were
@@ -59,7 +71,7 @@ mod tests {
     }
 
     fn every(seconds: &[i64]) -> Vec<Restart> {
-        seconds.iter().map(|s| Restart { at: at(*s), delay: Duration::from_secs(10) }).collect()
+        seconds.iter().map(|s| Restart { at: at(*s), delay: Duration::from_secs(10), exit: None }).collect()
     }
 
     fn numbers(total: u64, seconds: &[i64]) -> Vec<u64> {

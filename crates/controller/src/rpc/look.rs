@@ -206,7 +206,6 @@ impl Rpc {
         if last.until < now && !waits {
             return None;
         }
-        let exit = task.last(EventKind::Terminated);
         Some(CrashView {
             restarts: last.number.min(policy.attempts),
             of: policy.attempts,
@@ -214,8 +213,8 @@ impl Rpc {
             until: last.until,
             used_up: last.number > policy.attempts,
             next_at: waits.then(|| last.restart.next()),
-            exit_code: exit.map(|e| e.exit_code),
-            signal: exit.map(|e| e.signal),
+            exit_code: last.restart.exit.map(|(code, _)| code),
+            signal: last.restart.exit.map(|(_, signal)| signal),
         })
     }
 }

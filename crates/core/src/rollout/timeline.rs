@@ -82,7 +82,7 @@ fn restarts(
 ) -> Vec<(Timestamp, What)> {
     let Some(policy) = spec.and_then(|s| s.task(&p.alloc.group, name)).map(|t| t.restart) else { return vec![] };
     let earlier = known.iter().filter(|h| h.alloc == p.alloc.id && h.task.as_ref() == Some(name)).filter_map(|h| match &h.what {
-        What::Restarting { next_at, .. } => Some(Restart { at: h.at, delay: next_at.since(h.at) }),
+        What::Restarting { next_at, .. } => Some(Restart { at: h.at, delay: next_at.since(h.at), exit: None }),
         _ => None,
     });
     let mut all: Vec<Restart> = earlier.chain(shown(task)).collect();

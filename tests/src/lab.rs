@@ -10,6 +10,7 @@ use curfew_core::operation::{AllocOutcome, State, TaskOutcome};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::api::Api;
 use crate::cluster::{Cluster, Kind, Shape};
 use crate::command::{Curfew, Ran};
 use crate::controller::Controller;
@@ -217,31 +218,8 @@ impl Lab {
         format!("{}; evaluations {evals:?}", short(all))
     }
 
-    /// The processes of an allocation's running tasks; an error while one of them is not there yet.
     pub fn processes(&self, job: &str, alloc: &Value) -> Result<Running, String> {
-        let id = alloc["ID"].as_str().unwrap_or_default();
-        let mut tasks = vec![];
-        let states = alloc["TaskStates"].as_object().filter(|s| !s.is_empty());
-        let states = states.ok_or_else(|| format!("no task states: {}", short(std::slice::from_ref(alloc))))?;
-        for (name, state) in states {
-            match state["State"].as_str() {
-                Some("running") => {}
-                // A poststop task waits for the end of the others; here it is always called so.
-                Some("pending") if name == "after" => continue,
-                Some("dead") => continue,
-                other => return Err(format!("task {name} is {other:?}: {}", short(std::slice::from_ref(alloc)))),
-            }
-            let found = process::of_task(job, id, name);
-            if !found.first().is_some_and(|p| p.minds_sigterm()) {
-                return Err(format!("task {name} has no process that heeds SIGTERM yet: {found:?}"));
-            }
-            tasks.push((name.clone(), found));
-        }
-        if tasks.is_empty() || alloc["ClientStatus"] != "running" {
-            return Err(short(std::slice::from_ref(alloc)));
-        }
-        let node = alloc["NodeName"].as_str().unwrap_or_default().to_owned();
-        Ok(Running { job: job.into(), alloc: id.into(), node, tasks })
+        processes(job, alloc)
     }
 
     /// `curfew job stop … --json`, waited for.
@@ -273,6 +251,42 @@ impl Lab {
     pub async fn discard(&self, job: &str) {
         self.cluster.api.delete(&format!("/v1/job/{}", crate::api::segment(job))).await;
     }
+}
+
+/// The processes of an allocation's running tasks; an error while one of them is not there yet.
+fn processes(job: &str, alloc: &Value) -> Result<Running, String> {
+    let id = alloc["ID"].as_str().unwrap_or_default();
+    let mut tasks = vec![];
+    let states = alloc["TaskStates"].as_object().filter(|s| !s.is_empty());
+    let states = states.ok_or_else(|| format!("no task states: {}", short(std::slice::from_ref(alloc))))?;
+    for (name, state) in states {
+        match state["State"].as_str() {
+            Some("running") => {}
+            // A poststop task waits for the end of the others; here it is always called so.
+            Some("pending") if name == "after" => continue,
+            Some("dead") => continue,
+            other => return Err(format!("task {name} is {other:?}: {}", short(std::slice::from_ref(alloc)))),
+        }
+        let found = process::of_task(job, id, name);
+        if !found.first().is_some_and(|p| p.minds_sigterm()) {
+            return Err(format!("task {name} has no process that heeds SIGTERM yet: {found:?}"));
+        }
+        tasks.push((name.clone(), found));
+    }
+    if tasks.is_empty() || alloc["ClientStatus"] != "running" {
+        return Err(short(std::slice::from_ref(alloc)));
+    }
+    let node = alloc["NodeName"].as_str().unwrap_or_default().to_owned();
+    Ok(Running { job: job.into(), alloc: id.into(), node, tasks })
+}
+
+/// A job's first allocation on a cluster without a lab, when all its tasks run and heed SIGTERM.
+pub async fn runs(api: &Api, namespace: &str, job: &str) -> Running {
+    eventually(PATIENCE, &format!("job {job} to run"), async || {
+        let all = api.allocations_in(namespace, job).await?;
+        processes(job, all.first().ok_or("it has no allocation")?)
+    })
+    .await
 }
 
 /// What one reads first in a list of allocations.

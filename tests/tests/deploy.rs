@@ -10,7 +10,7 @@ use curfew_tests::cluster::{Cluster, Kind, Shape};
 use curfew_tests::command::curfew;
 use curfew_tests::controller::Controller;
 use curfew_tests::jobs::{IMPOLITE, service, task};
-use curfew_tests::lab::{PATIENCE, unique};
+use curfew_tests::lab::{PATIENCE, runs, unique};
 use curfew_tests::process::Proc;
 use curfew_tests::run::Given;
 use curfew_tests::wait::eventually;
@@ -209,6 +209,7 @@ pub async fn the_policy_is_enough_for_a_stop(given: Given) {
     let id = unique("deaf");
     let job = service(&id, vec![task("t", IMPOLITE)]).to_string();
     controller.curfew(["job", "run", "-"]).stdin(job).run().await.code(0);
+    runs(&cluster.api, "default", &id).await;
     let op = controller.curfew(["job", "stop", &id, "--stop-timeout", "1s", "--json"]).run().await.code(0).operation();
     assert_eq!(op.outcome.unwrap().killed, 1);
     let metrics = controller.api().call(reqwest::Method::GET, "/metrics", None).await.unwrap().1.to_string();

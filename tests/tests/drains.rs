@@ -10,7 +10,7 @@ use curfew_core::operation::{Kind as OpKind, State};
 use curfew_tests::cluster::{Cluster, Shape};
 use curfew_tests::controller::Controller;
 use curfew_tests::jobs::{IMPOLITE, POLITE, batch, group, nanos, on, service, task, with};
-use curfew_tests::lab::{Lab, PATIENCE, Running, late, task_of, unique};
+use curfew_tests::lab::{Lab, PATIENCE, Running, late, runs, task_of, unique};
 use curfew_tests::postgres::Server;
 use curfew_tests::process::{Proc, of_task};
 use curfew_tests::run::Given;
@@ -322,11 +322,7 @@ pub async fn what_the_token_hides_is_no_empty_node(given: Given) {
     for (id, space) in [(&seen, "default"), (&hidden, "hidden")] {
         let job = with(batch(id, vec![task("t", IMPOLITE)]), json!({ "Namespace": space }));
         api.put("/v1/jobs", &json!({ "Job": job })).await;
-        eventually(PATIENCE, "it to run", async || {
-            let all = api.allocations_in(space, id).await?;
-            if all.iter().any(|a| a["ClientStatus"] == "running") { Ok(()) } else { Err(format!("{all:?}")) }
-        })
-        .await;
+        runs(api, space, id).await;
     }
     let mut curfew = Controller::new(cluster.addr(), &[("NOMAD_TOKEN", made["SecretID"].as_str().unwrap())]);
     curfew.launch();

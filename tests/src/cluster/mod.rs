@@ -6,9 +6,10 @@ mod real;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::api::{Access, Api};
+use crate::api::{Access, Api, segment};
 use crate::certificates::Certificates;
 use crate::wait;
 pub use real::nomad_binary;
@@ -174,11 +175,33 @@ impl Cluster {
             Inner::Real(real) => real.start_missing(),
         }
         self.nodes_ready(self.nodes.len()).await;
+        self.end_all().await;
         let nodes = self.api.get("/v1/nodes").await;
         for n in nodes.as_array().unwrap().iter().filter(|n| n["SchedulingEligibility"] != "eligible") {
             let path = format!("/v1/node/{}/drain", n["ID"].as_str().unwrap());
             self.api.put(&path, &json!({ "DrainSpec": null, "MarkEligible": true })).await;
         }
+    }
+
+    /// What earlier scenarios left running would be drained and counted by later ones.
+    async fn end_all(&self) {
+        let jobs = self.api.get("/v1/jobs?namespace=*").await;
+        for job in jobs.as_array().unwrap().iter().filter(|j| j["Stop"] == false) {
+            let (id, space) = (job["ID"].as_str().unwrap(), job["Namespace"].as_str().unwrap());
+            self.api.delete(&format!("/v1/job/{}?namespace={space}", segment(id))).await;
+        }
+        wait::eventually(Duration::from_secs(60), "what earlier scenarios left to end", async || {
+            let all = self.api.try_get("/v1/allocations?namespace=*&task_states=false").await?;
+            let open = |a: &&Value| a["ClientStatus"] == "running" || a["ClientStatus"] == "pending";
+            let open: Vec<&Value> = all.as_array().into_iter().flatten().filter(open).collect();
+            for a in &open {
+                let path = format!("/v1/client/allocation/{}/signal", a["ID"].as_str().unwrap_or_default());
+                // Not each of them has a task that runs.
+                let _ = self.api.call(Method::PUT, &path, Some(&json!({ "Signal": "SIGKILL" }))).await;
+            }
+            if open.is_empty() { Ok(()) } else { Err(format!("{} live", open.len())) }
+        })
+        .await;
     }
 
     /// The end of its logs, for a failure's message.

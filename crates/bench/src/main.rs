@@ -22,6 +22,10 @@ use clap::{Parser, Subcommand};
 
 use report::Report;
 
+/// As `curfew` itself has it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures Curfew on an embedded cluster, or on NOMAD_ADDR.
 #[derive(Parser)]
 #[command(name = "curfew-bench", version)]

@@ -70,7 +70,7 @@ impl Deployments {
     }
 
     /// The job as the deployment rolls it out.
-    async fn spec(&self, d: &Deployment) -> Result<Option<Arc<JobSpec>>, Error> {
+    async fn spec(&self, d: &Deployment) -> Result<Option<JobSpec>, Error> {
         if let Some(newest) = self.keeper.newest(d.key.clone()).await
             && newest.version == d.job_version
         {
@@ -82,7 +82,7 @@ impl Deployments {
         for spec in specs {
             let wanted = spec.version == d.job_version;
             if wanted {
-                mine = Some(Arc::new(spec.clone()));
+                mine = Some(spec.clone());
             }
             self.keeper.registered(d.key.clone(), Box::new(spec)).await;
         }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::agenda::Agenda;
-use crate::duty::{Duty, live};
+use crate::duty::{Duty, Live};
 use crate::error::chain;
 use crate::metrics::Metrics;
 use crate::pulse::{IDLE, Loop, Pulse};
@@ -256,13 +256,8 @@ impl Dispatcher {
         }
         let (store, keeper) = (self.store.clone(), self.tools.keeper.clone());
         self.steps.spawn(async move {
-            match live(&*store).await {
-                Ok(all) => {
-                    for op in all {
-                        keeper.changed(op).await;
-                    }
-                }
-                Err(e) => tracing::error!(error = %chain(&e), "the live operations could not be read"),
+            if let Err(e) = Live::of(&*store).tell(&keeper).await {
+                tracing::error!(error = %chain(&e), "the live operations could not be read");
             }
         });
     }

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curfew_core::operation::{By, Kind, Lease, Operation};
-use curfew_core::{Clock, Timestamp};
-use curfew_store::{Change, Store, StoreError};
+use curfew_core::{Clock, OpId, Timestamp};
+use curfew_store::{Change, PAGE, Store, StoreError};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Mutex, Notify, broadcast, watch};
 use tokio::time::Instant;
@@ -136,13 +136,41 @@ pub struct Watch {
     pub resync: Arc<Notify>,
 }
 
-/// What has not finished of the kinds that the clocks go by.
-pub async fn live(store: &dyn Store) -> Result<Vec<Operation>, StoreError> {
-    let mut live = vec![];
-    for kind in Kind::OPERATIONS.into_iter().filter(|k| k.reports_clocks()) {
-        live.extend(store.live(kind).await?);
+/// What has not finished of the kinds that the clocks go by, a page at a time: there may be a hundred thousand.
+pub struct Live<'a> {
+    store: &'a dyn Store,
+    kinds: Vec<Kind>,
+    after: OpId,
+}
+
+impl<'a> Live<'a> {
+    pub fn of(store: &'a dyn Store) -> Self {
+        Self { store, kinds: Kind::OPERATIONS.into_iter().filter(|k| k.reports_clocks()).collect(), after: OpId::MIN }
     }
-    Ok(live)
+
+    /// `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<Vec<Operation>>, StoreError> {
+        while let Some(kind) = self.kinds.last() {
+            let page = self.store.live_after(*kind, self.after, PAGE).await?;
+            if let Some(last) = page.last() {
+                self.after = last.id;
+                return Ok(Some(page));
+            }
+            self.kinds.pop();
+            self.after = OpId::MIN;
+        }
+        Ok(None)
+    }
+
+    /// Tells the keeper of all of them.
+    pub async fn tell(mut self, keeper: &Keeper) -> Result<(), StoreError> {
+        while let Some(page) = self.next().await? {
+            for op in page {
+                keeper.changed(op).await;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How often the log says that nobody is killed.
@@ -172,11 +200,28 @@ impl Watch {
 
     async fn take_up(&self, taken: curfew_store::Duty, mut changes: broadcast::Receiver<Change>) -> Result<(), StoreError> {
         let store = &self.duty.store;
-        let clocks = store.clocks().await?;
-        let live = live(&**store).await?;
+        let clocks = async {
+            let (mut read, mut after) = (0, None);
+            loop {
+                let page = store.clocks_after(after, PAGE).await?;
+                let Some(last) = page.last() else { return Ok::<_, StoreError>(read) };
+                after = Some(last.key.clone());
+                read += page.len();
+                self.keeper.restore(page).await;
+            }
+        };
+        let operations = async {
+            let (mut read, mut live) = (0, Live::of(&**store));
+            while let Some(page) = live.next().await? {
+                read += page.len();
+                self.keeper.reopen(page).await;
+            }
+            Ok(read)
+        };
+        let (clocks, operations) = tokio::try_join!(clocks, operations)?;
         self.duty.look().await?;
-        tracing::info!(epoch = taken.epoch, clocks = clocks.len(), operations = live.len(), "this controller keeps the clocks");
-        self.keeper.take_up(taken.epoch, clocks, live).await;
+        tracing::info!(epoch = taken.epoch, clocks, operations, "this controller keeps the clocks");
+        self.keeper.take_up(taken.epoch).await;
         self.catch_up(&mut changes).await?;
         let began = (Instant::now(), self.duty.clock.now());
         let renewed = store.renew_duty(taken.epoch, self.lease, began.1).await?;
@@ -197,9 +242,7 @@ impl Watch {
                 }
                 Ok(Change::Operation { .. } | Change::Kinds) => {}
                 Ok(Change::Missed) | Err(TryRecvError::Lagged(_)) => {
-                    for op in live(&*self.duty.store).await? {
-                        self.keeper.changed(op).await;
-                    }
+                    Live::of(&*self.duty.store).tell(&self.keeper).await?;
                 }
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return Ok(()),
             }

@@ -50,7 +50,7 @@ pub enum TaskState {
 }
 
 /// The task events that mean something here; every other type is `Other`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {
     Started,
     Terminated,
@@ -69,7 +69,7 @@ pub enum EventKind {
     Other,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskEvent {
     pub kind: EventKind,
     pub at: Timestamp,
@@ -83,7 +83,7 @@ pub struct TaskEvent {
     pub text: Option<Box<str>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     pub state: TaskState,
     pub failed: bool,
@@ -121,7 +121,7 @@ impl Task {
 }
 
 /// One allocation as last read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocation {
     pub id: AllocId,
     pub namespace: Namespace,

@@ -1,18 +1,19 @@
 //! Names of things in Nomad and in Curfew. Separate types, so that a region can never stand where a namespace belongs.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{Object, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
+use uuid::Uuid;
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[serde(from = "String", into = "String")]
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -35,6 +36,16 @@ macro_rules! text_id {
                 id.0.as_ref().to_owned()
             }
         }
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                serialize(&self.0, s)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                deserialize(d).map(Self)
+            }
+        }
         impl PartialSchema for $name {
             fn schema() -> RefOr<Schema> {
                 Object::builder().schema_type(Type::String).min_length(Some(1)).into()
@@ -52,6 +63,32 @@ macro_rules! text_id {
             }
         }
     };
+}
+
+/// In a format that people do not read, a UUID takes its sixteen bytes: memory holds a hundred thousand of them.
+#[derive(Serialize, Deserialize)]
+enum Terse<'a> {
+    Uuid(#[serde(with = "uuid::serde::compact")] Uuid),
+    Text(#[serde(borrow)] Cow<'a, str>),
+}
+
+fn serialize<S: Serializer>(id: &str, s: S) -> Result<S::Ok, S::Error> {
+    if s.is_human_readable() {
+        return s.serialize_str(id);
+    }
+    // Only one that is written just so comes back as it was.
+    let uuid = Uuid::try_parse(id).ok().filter(|u| *u.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == *id);
+    uuid.map_or_else(|| Terse::Text(id.into()), Terse::Uuid).serialize(s)
+}
+
+fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Arc<str>, D::Error> {
+    if d.is_human_readable() {
+        return String::deserialize(d).map(Into::into);
+    }
+    Ok(match Terse::deserialize(d)? {
+        Terse::Uuid(uuid) => Arc::from(&*uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer())),
+        Terse::Text(text) => text.into(),
+    })
 }
 
 text_id!(
@@ -122,17 +159,17 @@ impl fmt::Display for JobKey {
 
 /// An operation's id: a UUID of version 7, so that ids sort by the time of the request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct OpId(uuid::Uuid);
+pub struct OpId(Uuid);
 
 impl OpId {
-    pub const MIN: Self = Self(uuid::Uuid::nil());
-    pub const MAX: Self = Self(uuid::Uuid::max());
+    pub const MIN: Self = Self(Uuid::nil());
+    pub const MAX: Self = Self(Uuid::max());
     pub fn new(at: crate::Timestamp) -> Self {
         let micros = at.as_micros().max(0).unsigned_abs();
         let ts = uuid::Timestamp::from_unix(uuid::NoContext, micros / 1_000_000, ((micros % 1_000_000) * 1000) as u32);
-        Self(uuid::Uuid::new_v7(ts))
+        Self(Uuid::new_v7(ts))
     }
-    pub fn uuid(&self) -> uuid::Uuid {
+    pub fn uuid(&self) -> Uuid {
         self.0
     }
     /// When it was made, for an id that tells (version 7).
@@ -148,8 +185,8 @@ impl PartialSchema for OpId {
     }
 }
 impl ToSchema for OpId {}
-impl From<uuid::Uuid> for OpId {
-    fn from(u: uuid::Uuid) -> Self {
+impl From<Uuid> for OpId {
+    fn from(u: Uuid) -> Self {
         Self(u)
     }
 }

@@ -35,7 +35,7 @@ impl JobType {
 }
 
 /// When in an allocation's life a task runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     Main,
     Prestart,
@@ -45,7 +45,7 @@ pub enum Role {
     Sidecar,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
     pub name: TaskName,
     pub driver: String,
@@ -61,7 +61,7 @@ pub struct TaskSpec {
 }
 
 /// The restart policy: how many restarts within an interval.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartPolicy {
     pub attempts: u64,
     /// `mode = "fail"`: after the attempts it fails for good; with `delay` it never does.
@@ -69,7 +69,7 @@ pub struct RestartPolicy {
     pub interval: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupSpec {
     pub tasks: LiteMap<TaskName, TaskSpec>,
     pub count: u64,
@@ -80,7 +80,7 @@ pub struct GroupSpec {
     pub only_on: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
     pub managed: bool,
     pub job_type: JobType,

@@ -80,6 +80,9 @@ pub struct StepResult {
     pub attempts: u32,
 }
 
+/// How many rows of a table that is read whole are in memory at a time.
+pub const PAGE: usize = 1000;
+
 /// Which operations to list; newest first.
 #[derive(Clone, Debug, Default)]
 pub struct OperationFilter {
@@ -225,8 +228,19 @@ pub trait Store: Send + Sync + 'static {
 
     async fn operation(&self, id: OpId) -> Result<Option<Operation>>;
     async fn operations(&self, filter: OperationFilter) -> Result<Vec<Operation>>;
-    /// Every operation of `kind` that has not finished.
-    async fn live(&self, kind: Kind) -> Result<Vec<Operation>>;
+    /// Operations of `kind` that have not finished, oldest first: at most `limit` of those after this one.
+    async fn live_after(&self, kind: Kind, after: OpId, limit: usize) -> Result<Vec<Operation>>;
+    /// All of them, however many.
+    async fn live(&self, kind: Kind) -> Result<Vec<Operation>> {
+        let mut all = vec![];
+        loop {
+            let page = self.live_after(kind, all.last().map_or(OpId::MIN, |op: &Operation| op.id), PAGE).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
     /// The earliest instant, by the caller's clock, at which some operation of `kinds` is due or some lease expires. Paused kinds
     /// do not count.
     async fn next_due(&self, kinds: &[Kind], now: Timestamp) -> Result<Option<Timestamp>>;
@@ -257,7 +271,19 @@ pub trait Store: Send + Sync + 'static {
     /// Writes clocks (insert or replace by key) with their audit rows.
     async fn put_clocks(&self, clocks: Vec<ClockRecord>, audit: Vec<AuditEntry>) -> Result<()>;
     async fn remove_clocks(&self, keys: Vec<ClockKey>, audit: Vec<AuditEntry>) -> Result<()>;
-    async fn clocks(&self) -> Result<Vec<ClockRecord>>;
+    /// At most `limit` clocks in the order of their keys, those after this one.
+    async fn clocks_after(&self, after: Option<ClockKey>, limit: usize) -> Result<Vec<ClockRecord>>;
+    /// All of them, however many.
+    async fn clocks(&self) -> Result<Vec<ClockRecord>> {
+        let mut all = vec![];
+        loop {
+            let page = self.clocks_after(all.last().map(|c: &ClockRecord| c.key.clone()), PAGE).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
 
     /// Writes a token (insert or replace by its id) with its audit rows.
     async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()>;

@@ -2,6 +2,7 @@
 //! and a seed give the same run again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -212,8 +213,13 @@ impl Store for MemoryStore {
         Ok(tables.rows.all().rev().filter(|op| matches(op, &filter, target.as_ref())).take(limit).cloned().collect())
     }
 
-    async fn live(&self, kind: Kind) -> Result<Vec<Operation>> {
-        Ok(self.tables()?.rows.all().filter(|op| op.kind() == kind && !op.state.is_finished()).cloned().collect())
+    async fn live_after(&self, kind: Kind, after: OpId, limit: usize) -> Result<Vec<Operation>> {
+        let tables = self.tables()?;
+        let mut live: Vec<_> =
+            tables.rows.all().filter(|op| op.kind() == kind && !op.state.is_finished() && op.id > after).cloned().collect();
+        live.sort_by_key(|op| op.id);
+        live.truncate(limit);
+        Ok(live)
     }
 
     async fn next_due(&self, kinds: &[Kind], _now: Timestamp) -> Result<Option<Timestamp>> {
@@ -312,8 +318,9 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn clocks(&self) -> Result<Vec<ClockRecord>> {
-        Ok(self.tables()?.clocks.values().cloned().collect())
+    async fn clocks_after(&self, after: Option<ClockKey>, limit: usize) -> Result<Vec<ClockRecord>> {
+        let later = after.map_or(Bound::Unbounded, Bound::Excluded);
+        Ok(self.tables()?.clocks.range((later, Bound::Unbounded)).take(limit).map(|(_, c)| c.clone()).collect())
     }
 
     async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()> {

@@ -11,11 +11,13 @@ use curfew_core::audit::{Action, AuditEntry};
 use curfew_core::clock::{Basis, Cause, ClockKey, ClockRecord, Context, Derived, Graces, KillClock, derive, is_over};
 use curfew_core::operation::{By, Demand};
 use curfew_core::spec::JobSpec;
-use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeId, OpId, TaskName, Timestamp};
+use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeId, OpId, Timestamp};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::drains::{Drains, Known};
+use super::index::Index;
+use super::shelf::{Shelf, Tracked, View};
 use super::specs::Specs;
 use super::stops::Stop;
 
@@ -100,36 +102,6 @@ impl Answer {
     }
 }
 
-#[derive(Default)]
-pub(super) struct Tracked {
-    /// Absent after a restart until it is read.
-    pub(super) alloc: Option<Allocation>,
-    pub(super) spec: Option<Arc<JobSpec>>,
-    pub(super) records: Vec<ClockRecord>,
-    pub(super) unreachable: Vec<TaskName>,
-    /// A read or a signal is under way.
-    busy: bool,
-    wake: Option<Timestamp>,
-    next_try: Option<Timestamp>,
-    unsupported: HashSet<ClockKey>,
-    /// Signals given out and not answered: their clocks' instants, and how to call them off.
-    shots: Vec<(ClockKey, Timestamp, CancellationToken)>,
-    /// None of its clocks may pass: its read can be made with others', some time ahead.
-    shared: bool,
-    pub(super) seen: Timestamp,
-}
-
-impl Tracked {
-    /// Its node, when that cannot be reached: for a task that was never told, or for the last SIGKILL.
-    fn node_away(&self) -> Option<&NodeId> {
-        let failing = |r: &&ClockRecord| {
-            r.ended_at.is_none() && r.last_error.is_some() && r.unreachable_at.is_some() && r.unreachable_at >= r.last_attempt_at
-        };
-        let untold = self.alloc.as_ref().filter(|_| !self.unreachable.is_empty()).map(|a| &a.node);
-        untold.or_else(|| self.records.iter().find(failing).map(|r| &r.node))
-    }
-}
-
 /// How much of what there is at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
@@ -154,11 +126,11 @@ pub struct Book {
     pub(super) kill_timeout: Duration,
     actor: String,
     pub specs: Specs,
-    pub(super) allocs: HashMap<AllocId, Box<Tracked>>,
-    pub(super) by_job: HashMap<JobKey, HashSet<AllocId>>,
-    pub(super) by_node: HashMap<NodeId, HashSet<AllocId>>,
+    pub(super) allocs: Shelf,
+    pub(super) by_job: Index<JobKey>,
+    pub(super) by_node: Index<NodeId>,
     pub(super) drains: Drains,
-    pub(super) stops: HashMap<JobKey, Stop>,
+    pub(super) stops: HashMap<JobKey, Box<Stop>>,
     pub(super) evals: HashMap<EvalId, JobKey>,
     /// Evaluations that were complete before their DELETE's answer was handled; the newest of them.
     pub(super) early_evals: VecDeque<EvalId>,
@@ -177,9 +149,9 @@ impl Book {
             kill_timeout: config.kill_timeout,
             actor,
             specs: Specs::new(config.spec_cache),
-            allocs: HashMap::new(),
-            by_job: HashMap::new(),
-            by_node: HashMap::new(),
+            allocs: Shelf::default(),
+            by_job: Index::default(),
+            by_node: Index::default(),
             drains: Drains::default(),
             stops: HashMap::new(),
             evals: HashMap::new(),
@@ -191,10 +163,10 @@ impl Book {
         }
     }
 
-    /// The same job specifications, and nothing else: what one controller knew when it took the duty over.
-    pub fn anew(&mut self, config: &curfew_core::config::Config) -> Self {
+    /// The next one takes over. The job specifications are all that one controller knows when it takes up the duty.
+    pub fn give_way(&mut self, next: Self) {
         let specs = std::mem::replace(&mut self.specs, Specs::new(0));
-        Self { specs, ..Self::new(config, self.actor.clone()) }
+        *self = Self { specs, ..next };
     }
 
     /// Whether SIGKILL may be sent from here on. What came due without leave goes out, each after a fresh read.
@@ -217,41 +189,33 @@ impl Book {
         let (nodes, left) = self.drains.left();
         let mut census = Census { stops: self.stops.len(), draining_nodes: nodes, drain_left: left, ..Census::default() };
         let mut away = HashSet::new();
-        for t in self.allocs.values() {
-            // The clock of a task that was never told, its node being away, starts when that is back.
-            for r in t.records.iter().filter(|r| r.ended_at.is_none() && !t.unreachable.contains(&r.key.task)) {
-                census.clocks += 1;
-                if r.due <= now {
-                    census.overdue += 1;
-                    census.most_overdue = census.most_overdue.max(now.since(r.due));
-                }
+        for (id, glance) in self.allocs.glances() {
+            census.clocks += glance.armed as usize;
+            let overdue = glance.due <= now;
+            let Some(t) = self.allocs.get(id).filter(|_| overdue || glance.away) else { continue };
+            for r in t.armed().filter(|r| r.due <= now) {
+                census.overdue += 1;
+                census.most_overdue = census.most_overdue.max(now.since(r.due));
             }
-            if let Some(node) = t.node_away() {
-                away.insert(node);
-            }
+            away.extend(t.node_away().cloned());
         }
         census.nodes_away = away.len();
         census
     }
 
     pub fn clocks(&self, of: Option<&JobKey>) -> Vec<ClockRecord> {
-        let armed = |t: &Tracked| t.records.iter().filter(|r| r.ended_at.is_none()).cloned().collect::<Vec<_>>();
+        let armed = |t: View<'_>| t.records.iter().filter(|r| r.ended_at.is_none()).cloned().collect::<Vec<_>>();
         match of {
-            None => self.allocs.values().flat_map(|t| armed(t)).collect(),
-            Some(key) => {
-                let ids = self.by_job.get(key).into_iter().flatten();
-                ids.filter_map(|id| self.allocs.get(id)).flat_map(|t| armed(t)).collect()
-            }
+            None => self.allocs.iter().flat_map(|(_, t)| armed(t)).collect(),
+            Some(key) => self.by_job.of(key).filter_map(|id| self.allocs.get(id)).flat_map(armed).collect(),
         }
     }
 
     /// What was written down before a restart. Each clock keeps its instant.
-    pub fn restore(&mut self, records: Vec<ClockRecord>) {
+    pub fn restore(&mut self, records: Vec<ClockRecord>, now: Timestamp) {
         for r in records {
-            let id = r.key.alloc.clone();
-            self.by_job.entry(r.job.clone()).or_default().insert(id.clone());
-            self.by_node.entry(r.node.clone()).or_default().insert(id.clone());
-            let t = self.allocs.entry(id.clone()).or_default();
+            let id = self.track(&r.key.alloc, &r.job, &r.node);
+            let Some(t) = self.allocs.get_mut(&id) else { continue };
             let mut wake = t.wake;
             if r.ended_at.is_none() {
                 let at = r.last_attempt_at.map_or(r.due, |l| r.due.max(l + retry_after(r.attempts)));
@@ -261,16 +225,29 @@ impl Book {
             t.shared = !r.cause.may_pass();
             t.records.push(r);
             self.set_wake(&id, wake);
+            self.allocs.rest(&id, now);
         }
+    }
+
+    /// Begins to track it, when it is not yet. Returns its id as it is kept.
+    fn track(&mut self, id: &AllocId, job: &JobKey, node: &NodeId) -> AllocId {
+        self.allocs.add(id);
+        let id = self.allocs.id(id).unwrap_or(id).clone();
+        // One of each name, wherever it is kept.
+        let job = self.stops.get_key_value(job).map_or(job, |(kept, _)| kept);
+        self.by_job.insert(job, &id);
+        self.by_node.insert(node, &id);
+        id
     }
 
     /// An allocation as Nomad shows it.
     pub fn observe(&mut self, alloc: Allocation, now: Timestamp, fx: &mut Vec<Effect>) {
         let key = alloc.job_key();
-        match self.allocs.get(&alloc.id) {
+        match self.allocs.get_mut(&alloc.id) {
             Some(t) => {
                 // Events and lists come by different ways; the newer one has been here already.
                 if t.alloc.as_ref().is_some_and(|a| a.modify_index > alloc.modify_index) {
+                    self.rest(&alloc.id, now);
                     return;
                 }
             }
@@ -288,13 +265,11 @@ impl Book {
             }
         }
         self.warn_of_cut_kill_timeout(&alloc);
-        let id = alloc.id.clone();
-        self.by_job.entry(key).or_default().insert(id.clone());
-        self.by_node.entry(alloc.node.clone()).or_default().insert(id.clone());
-        let t = self.allocs.entry(id.clone()).or_default();
+        let id = self.track(&alloc.id, &key, &alloc.node);
+        let Some(t) = self.allocs.get_mut(&id) else { return };
         t.seen = now;
         if let Some(spec) = self.specs.of(&alloc) {
-            t.spec = Some(spec);
+            t.spec = Some(Arc::new(spec));
         }
         t.alloc = Some(alloc);
         self.settle(&id, now, fx);
@@ -310,8 +285,8 @@ impl Book {
             return;
         };
         if let Some(spec) = spec {
-            let spec = self.specs.insert(&alloc.job_key(), spec);
-            t.spec = Some(spec);
+            self.specs.insert(&alloc.job_key(), &spec);
+            t.spec = Some(Arc::new(spec));
         }
         self.observe(alloc, now, fx);
         // An event may have brought something newer than this read; the clocks are looked at in any case.
@@ -406,7 +381,9 @@ impl Book {
                     (Action::SigkillFailed, Some(e))
                 }
                 Answer::Unsupported(e) => {
-                    t.unsupported.insert(key.clone());
+                    if !t.unsupported.contains(&key) {
+                        t.unsupported.push(key.clone());
+                    }
                     (Action::SigkillFailed, Some(e))
                 }
                 Answer::Gone(e) => {
@@ -441,28 +418,29 @@ impl Book {
 
     /// A node can be reached again: what failed for that is tried now.
     pub fn node_ready(&mut self, node: &NodeId, now: Timestamp) {
-        let waiting =
-            |t: &Tracked| t.records.iter().any(|r| r.node == *node && r.ended_at.is_none() && r.unreachable_at.is_some());
-        let ids: Vec<AllocId> = self.allocs.iter().filter(|(_, t)| !t.busy && waiting(t)).map(|(id, _)| id.clone()).collect();
+        let waiting = |t: &Tracked| {
+            !t.busy && t.records.iter().any(|r| r.node == *node && r.ended_at.is_none() && r.unreachable_at.is_some())
+        };
+        let ids: Vec<AllocId> =
+            self.by_node.of(node).filter(|id| self.allocs.get(id).is_some_and(|t| waiting(&t))).cloned().collect();
         for id in ids {
             if let Some(t) = self.allocs.get_mut(&id) {
                 t.next_try = None;
                 let due = t.records.iter().filter(|r| r.ended_at.is_none()).map(|r| r.due).min();
                 self.set_wake(&id, due.map(|d| d.max(now)));
+                self.rest(&id, now);
             }
         }
     }
 
     /// A resync that began at `began` has listed everything that was told to end. What it did not name ended unseen.
     pub fn resynced(&mut self, began: Timestamp, fx: &mut Vec<Effect>) {
-        for (id, t) in &mut self.allocs {
-            // What only waits for its turn on a node that drains is in no such list; the drain itself looks.
-            let told = |a: &Allocation| a.desired != Desired::Run || has_sign(a);
-            let open = |a: &Allocation| told(a) && (a.any_task_lives() || a.may_still_start());
-            let unseen = t.seen < began && !t.busy && t.alloc.as_ref().is_some_and(open);
-            if unseen {
+        let unseen = self.allocs.glances().filter(|(_, g)| g.seen < began && !g.busy && g.open);
+        let unseen: Vec<AllocId> = unseen.map(|(id, _)| id.clone()).collect();
+        for id in unseen {
+            if let Some(t) = self.allocs.get_mut(&id) {
                 t.busy = true;
-                fx.push(Effect::Read { id: id.clone(), full: t.spec.is_none() });
+                fx.push(Effect::Read { full: t.spec.is_none(), id });
             }
         }
     }
@@ -482,7 +460,7 @@ impl Book {
     }
 
     pub(super) fn settle_job(&mut self, key: &JobKey, now: Timestamp, fx: &mut Vec<Effect>) {
-        let ids: Vec<AllocId> = self.by_job.get(key).into_iter().flatten().cloned().collect();
+        let ids: Vec<AllocId> = self.by_job.of(key).cloned().collect();
         for id in ids {
             self.settle(&id, now, fx);
         }
@@ -492,7 +470,10 @@ impl Book {
     /// Derives one allocation's clocks anew, writes down what changed, and sets the next look.
     pub(super) fn settle(&mut self, id: &AllocId, now: Timestamp, fx: &mut Vec<Effect>) {
         let Some(t) = self.allocs.get_mut(id) else { return };
-        let Some(alloc) = &t.alloc else { return };
+        let Some(alloc) = &t.alloc else {
+            self.rest(id, now);
+            return;
+        };
         let key = alloc.job_key();
         let Some(spec) = t.spec.clone() else {
             if !t.busy {
@@ -547,6 +528,15 @@ impl Book {
         self.set_wake(id, wake);
         self.check_ready(&key, fx);
         self.check_node(&node, now, fx);
+        self.rest(id, now);
+    }
+
+    /// It is looked at no more for now. What a live drain counts again and again stays at hand.
+    fn rest(&mut self, id: &AllocId, now: Timestamp) {
+        let drains = |a: &Allocation| self.drains.live(&a.node).is_some();
+        if self.allocs.get(id).is_some_and(|t| !t.alloc.as_ref().is_some_and(drains)) {
+            self.allocs.rest(id, now);
+        }
     }
 
     /// Gives out the order for clocks that are due within the lead of a read just made.
@@ -561,10 +551,14 @@ impl Book {
         let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
         let Known::Is(drain) = self.drains.of(alloc) else { return };
         let derived = derive(alloc, &Context { spec, demands, late, drain, graces: &self.graces, memory: &t.records, now });
-        let due: Vec<KillClock> = derived.clocks.into_iter().filter(|c| c.due() <= self.reach(c.cause(), now)).collect();
+        let due = |c: &KillClock| c.due() <= self.reach(c.cause(), now) && !t.unsupported.contains(c.key());
+        let clocks: Vec<KillClock> = derived.clocks.into_iter().filter(due).collect();
+        if clocks.is_empty() {
+            return;
+        }
+        let node = alloc.node.clone();
+        drop(t);
         let Some(t) = self.allocs.get_mut(id) else { return };
-        let clocks: Vec<KillClock> = due.into_iter().filter(|c| !t.unsupported.contains(c.key())).collect();
-        let Some(alloc) = t.alloc.as_ref().filter(|_| !clocks.is_empty()) else { return };
         for c in &clocks {
             let Some(r) = t.records.iter_mut().find(|r| r.key == *c.key()) else { continue };
             r.attempts += 1;
@@ -581,7 +575,7 @@ impl Book {
         let shot = |clock: KillClock| Shot { operation: whose(clock.key()), clock, off: CancellationToken::new() };
         let clocks: Vec<Shot> = clocks.into_iter().map(shot).collect();
         t.shots = clocks.iter().map(|s| (s.clock.key().clone(), s.clock.due(), s.off.clone())).collect();
-        fx.push(Effect::Kill { alloc: id.clone(), node: alloc.node.clone(), clocks });
+        fx.push(Effect::Kill { alloc: id.clone(), node, clocks });
     }
 
     fn gone(&mut self, id: &AllocId, why: &str, now: Timestamp, fx: &mut Vec<Effect>) {
@@ -597,11 +591,11 @@ impl Book {
             keys.insert(r.job);
         }
         for key in keys {
-            self.unlink(id, &key);
+            self.by_job.remove(&key, id);
             self.check_ready(&key, fx);
         }
         for node in nodes {
-            self.unlink_node(id, &node);
+            self.by_node.remove(&node, id);
             self.check_node(&node, now, fx);
         }
     }
@@ -611,27 +605,9 @@ impl Book {
         if let Some(at) = t.wake {
             self.wakes.remove(&(at, id.clone()));
         }
-        self.unlink(id, key);
+        self.by_job.remove(key, id);
         if let Some(alloc) = t.alloc {
-            self.unlink_node(id, &alloc.node);
-        }
-    }
-
-    fn unlink_node(&mut self, id: &AllocId, node: &NodeId) {
-        if let Some(ids) = self.by_node.get_mut(node) {
-            ids.remove(id);
-            if ids.is_empty() {
-                self.by_node.remove(node);
-            }
-        }
-    }
-
-    fn unlink(&mut self, id: &AllocId, key: &JobKey) {
-        if let Some(ids) = self.by_job.get_mut(key) {
-            ids.remove(id);
-            if ids.is_empty() {
-                self.by_job.remove(key);
-            }
+            self.by_node.remove(&alloc.node, id);
         }
     }
 
@@ -640,16 +616,19 @@ impl Book {
         if t.wake == wake {
             return;
         }
-        if let Some(old) = std::mem::replace(&mut t.wake, wake) {
-            self.wakes.remove(&(old, id.clone()));
-        }
+        let old = std::mem::replace(&mut t.wake, wake);
+        let id = self.allocs.id(id).unwrap_or(id).clone();
         if let Some(at) = wake {
             self.wakes.insert((at, id.clone()));
+        }
+        if let Some(at) = old {
+            self.wakes.remove(&(at, id));
         }
     }
 
     pub(super) fn cut_kill_timeout(&self, alloc: &Allocation) -> Option<(Duration, String)> {
-        let spec = self.allocs.get(&alloc.id)?.spec.as_ref().filter(|s| s.managed)?;
+        let t = self.allocs.get(&alloc.id)?;
+        let spec = t.spec.as_ref().filter(|s| s.managed)?;
         alloc.tasks.iter().find_map(|(name, task)| {
             let in_force = task.last(EventKind::Killing)?.kill_timeout?;
             let asked = spec.task(&alloc.group, name)?.kill_timeout;
@@ -667,7 +646,7 @@ impl Book {
 }
 
 /// Anything that can be a sign of being told to end, beside Nomad wanting it stopped.
-fn has_sign(alloc: &Allocation) -> bool {
+pub(super) fn has_sign(alloc: &Allocation) -> bool {
     let sign = |k| matches!(k, EventKind::Killing | EventKind::RestartSignaled | EventKind::Terminated);
     alloc.tasks.values().any(|t| t.events.iter().any(|e| sign(e.kind)))
 }

@@ -12,7 +12,8 @@ use curfew_core::spec::{JobSpec, JobType, Role};
 use curfew_core::{Allocation, Desired, NodeId, OpId, Timestamp, outcome};
 use curfew_nomad::{NodeStatus, NodeStub};
 
-use super::book::{Book, Effect, Tracked};
+use super::book::{Book, Effect};
+use super::shelf::{Tracked, View};
 
 /// The drain of a node by an operation that has not finished.
 pub(super) struct Live {
@@ -119,7 +120,7 @@ impl Book {
     /// What runs on a node that drains, with its jobs.
     pub fn on_node(&mut self, all: Vec<(Allocation, JobSpec)>, now: Timestamp, fx: &mut Vec<Effect>) {
         for (alloc, spec) in all {
-            self.specs.insert(&alloc.job_key(), spec);
+            self.specs.insert(&alloc.job_key(), &spec);
             self.observe(alloc, now, fx);
         }
     }
@@ -137,7 +138,7 @@ impl Book {
                 self.settle_node(id, now, fx);
             }
             Err(()) => {
-                for alloc in self.by_node.get(id).cloned().unwrap_or_default() {
+                for alloc in self.by_node.of(id).cloned().collect::<Vec<_>>() {
                     self.set_wake(&alloc, Some(now + std::time::Duration::from_millis(500)));
                 }
             }
@@ -174,13 +175,14 @@ impl Book {
     pub fn drain_report(&self, op: OpId, node: &NodeId, now: Timestamp) -> Option<DrainReport> {
         let live = self.drains.live.get(node).filter(|l| l.op == op)?;
         let mut report = DrainReport { drain: Some(live.drain), ..DrainReport::default() };
-        for (t, alloc, spec) in self.covered_on(node, live) {
+        for t in self.covered_on(node, live) {
+            let (Some(alloc), Some(spec)) = (&t.alloc, &t.spec) else { continue };
             let records: Vec<_> =
                 t.records.iter().filter(|r| r.ended_at.is_none_or(|e| e >= live.drain.started_at)).cloned().collect();
             let due = records.iter().filter(|r| r.ended_at.is_none()).map(|r| r.due).max();
             report.deadline = report.deadline.max(due);
-            if !self.over(t, now) {
-                let (waits, why) = self.waits(t, alloc, spec, live, due);
+            if !self.over(&t, now) {
+                let (waits, why) = self.waits(&t, alloc, spec, live, due);
                 let (id, job) = (alloc.id.clone(), alloc.job_key());
                 report.left.push(AllocLeft { id, job, waits, kill_at: due, waiting_for: why });
             }
@@ -192,19 +194,13 @@ impl Book {
         Some(report)
     }
 
-    fn covered_on<'a>(
-        &'a self,
-        node: &NodeId,
-        live: &'a Live,
-    ) -> impl Iterator<Item = (&'a Tracked, &'a Allocation, &'a JobSpec)> {
-        let ids = self.by_node.get(node).into_iter().flatten();
-        ids.filter_map(|id| self.allocs.get(id))
-            .map(|t| &**t)
-            .filter_map(|t| Some((t, t.alloc.as_ref()?, t.spec.as_deref()?)))
-            .filter(|(_, alloc, spec)| {
-                // One that ended by itself before anybody told it has no part in the drain.
-                live.drain.covers(spec) && (alloc.desired != Desired::Run || alloc.any_task_lives() || alloc.may_still_start())
-            })
+    /// Those whose allocation and specification are known.
+    fn covered_on<'a>(&'a self, node: &NodeId, live: &'a Live) -> impl Iterator<Item = View<'a>> {
+        self.by_node.of(node).filter_map(|id| self.allocs.get(id)).filter(|t| {
+            let (Some(alloc), Some(spec)) = (&t.alloc, &t.spec) else { return false };
+            // One that ended by itself before anybody told it has no part in the drain.
+            live.drain.covers(spec) && (alloc.desired != Desired::Run || alloc.any_task_lives() || alloc.may_still_start())
+        })
     }
 
     fn waits(&self, t: &Tracked, alloc: &Allocation, spec: &JobSpec, drain: &Live, due: Option<Timestamp>) -> (Waits, String) {
@@ -241,7 +237,7 @@ impl Book {
     }
 
     fn settle_node(&mut self, node: &NodeId, now: Timestamp, fx: &mut Vec<Effect>) {
-        for id in self.by_node.get(node).cloned().unwrap_or_default() {
+        for id in self.by_node.of(node).cloned().collect::<Vec<_>>() {
             self.settle(&id, now, fx);
         }
     }
@@ -250,10 +246,10 @@ impl Book {
     pub(super) fn check_node(&mut self, node: &NodeId, now: Timestamp, fx: &mut Vec<Effect>) {
         let Some(live) = self.drains.live.get(node) else { return };
         let mut left = (0, 0);
-        for (t, _, spec) in self.covered_on(node, live) {
-            match (self.over(t, now), spec.job_type) {
+        for t in self.covered_on(node, live) {
+            match (self.over(&t, now), t.spec.as_ref().map(|s| s.job_type)) {
                 (true, _) => {}
-                (false, JobType::System) => left.0 += 1,
+                (false, Some(JobType::System)) => left.0 += 1,
                 (false, _) => left.1 += 1,
             }
         }

@@ -9,7 +9,9 @@
 
 mod book;
 mod drains;
+mod index;
 mod reader;
+mod shelf;
 mod specs;
 mod stops;
 
@@ -75,10 +77,16 @@ enum Msg {
         op: Box<Operation>,
         reply: oneshot::Sender<()>,
     },
+    Restore {
+        clocks: Vec<ClockRecord>,
+        reply: oneshot::Sender<()>,
+    },
+    Reopen {
+        live: Vec<Operation>,
+        reply: oneshot::Sender<()>,
+    },
     TakeUp {
         epoch: u64,
-        clocks: Vec<ClockRecord>,
-        live: Vec<Operation>,
         reply: oneshot::Sender<()>,
     },
     StandBy,
@@ -89,7 +97,7 @@ enum Msg {
     },
     Newest {
         key: JobKey,
-        reply: oneshot::Sender<Option<Arc<JobSpec>>>,
+        reply: oneshot::Sender<Option<JobSpec>>,
     },
     Census(oneshot::Sender<Census>),
     /// The clocks that are armed; `None` where none are kept.
@@ -109,6 +117,8 @@ impl Msg {
                 | Msg::Purged(_)
                 | Msg::Gap
                 | Msg::Answered(..)
+                | Msg::Restore { .. }
+                | Msg::Reopen { .. }
                 | Msg::TakeUp { .. }
                 | Msg::StandBy
                 | Msg::Newest { .. }
@@ -157,6 +167,7 @@ impl Keeper {
         let actor = Actor {
             book: Book::new(&parts.config, parts.actor.clone()),
             keeps: None,
+            next: None,
             parts,
             keeper: keeper.clone(),
             reads: reads_tx,
@@ -222,9 +233,17 @@ impl Keeper {
     pub async fn changed(&self, op: Operation) {
         self.ask(|reply| Msg::Changed { op: Box::new(op), reply }).await;
     }
-    /// From here on this keeper keeps the clocks, as they were written down, under this epoch of the duty.
-    pub async fn take_up(&self, epoch: u64, clocks: Vec<ClockRecord>, live: Vec<Operation>) {
-        self.ask(|reply| Msg::TakeUp { epoch, clocks, live, reply }).await;
+    /// Clocks as they were written down, for [`Keeper::take_up`].
+    pub async fn restore(&self, clocks: Vec<ClockRecord>) {
+        self.ask(|reply| Msg::Restore { clocks, reply }).await;
+    }
+    /// Operations that have not finished, for [`Keeper::take_up`].
+    pub async fn reopen(&self, live: Vec<Operation>) {
+        self.ask(|reply| Msg::Reopen { live, reply }).await;
+    }
+    /// From here on this keeper keeps the clocks, by what was restored and reopened, under this epoch of the duty.
+    pub async fn take_up(&self, epoch: u64) {
+        self.ask(|reply| Msg::TakeUp { epoch, reply }).await;
     }
     /// Somebody else keeps the clocks.
     pub async fn stand_by(&self) {
@@ -235,7 +254,7 @@ impl Keeper {
         self.ask(|reply| Msg::Report { op, key, reply }).await.flatten()
     }
     /// The newest registration of a job, when the event stream told it without a gap.
-    pub async fn newest(&self, key: JobKey) -> Option<Arc<JobSpec>> {
+    pub async fn newest(&self, key: JobKey) -> Option<JobSpec> {
         self.ask(|reply| Msg::Newest { key, reply }).await.flatten()
     }
     /// All zero where the clocks are not kept.
@@ -274,6 +293,9 @@ struct Actor {
     book: Book,
     /// The epoch under which this controller keeps the clocks. The others know the newest job specifications, and no clock.
     keeps: Option<u64>,
+    /// What was read so far for a duty that is about to be taken up, and what it comes to. Nothing of it runs before all is read:
+    /// a clock without the demands of its stop is another one.
+    next: Option<Box<(Book, Vec<Effect>)>>,
     parts: Parts,
     keeper: Keeper,
     reads: mpsc::Sender<reader::ReadAlloc>,
@@ -391,7 +413,7 @@ impl Actor {
                 }
             }
             Msg::Registered { key, spec } => {
-                book.specs.insert(&key, *spec);
+                book.specs.insert(&key, &spec);
             }
             Msg::Purged(key) => book.specs.forget(&key),
             Msg::Resynced { began } => book.resynced(began, fx),
@@ -415,17 +437,27 @@ impl Actor {
                 book.changed(&op, now, fx);
                 let _ = reply.send(());
             }
-            Msg::TakeUp { epoch, clocks, live, reply } => {
-                self.book = self.book.anew(&self.parts.config);
-                self.book.restore(clocks);
+            Msg::Restore { clocks, reply } => {
+                self.next().0.restore(clocks, now);
+                let _ = reply.send(());
+            }
+            Msg::Reopen { live, reply } => {
+                let (book, later) = self.next();
                 for op in &live {
-                    self.book.changed(op, now, fx);
+                    book.changed(op, now, later);
                 }
+                let _ = reply.send(());
+            }
+            Msg::TakeUp { epoch, reply } => {
+                let (next, mut later) = *self.next.take().unwrap_or_else(|| self.blank());
+                self.book.give_way(next);
+                fx.append(&mut later);
                 (self.keeps, self.pending.epoch) = (Some(epoch), Some(epoch));
                 let _ = reply.send(());
             }
             Msg::StandBy => {
                 self.keeps = None;
+                self.next = None;
                 // The next holder writes its own; what was done goes into the trail all the same.
                 self.pending.clocks.clear();
                 self.unheard.clear();
@@ -434,7 +466,7 @@ impl Actor {
                 let _ = reply.send(book.stop_report(op, &key, now));
             }
             Msg::Newest { key, reply } => {
-                let _ = reply.send(book.specs.newest(&key).cloned());
+                let _ = reply.send(book.specs.newest(&key));
             }
             Msg::Census(reply) => {
                 let _ = reply.send(book.census(now));
@@ -447,6 +479,15 @@ impl Actor {
                 self.lanes.retain(|_, lane| lane.available_permits() < SIGNALS_PER_NODE);
             }
         }
+    }
+
+    fn blank(&self) -> Box<(Book, Vec<Effect>)> {
+        Box::new((Book::new(&self.parts.config, self.parts.actor.clone()), vec![]))
+    }
+
+    fn next(&mut self) -> &mut (Book, Vec<Effect>) {
+        let blank = self.next.take().unwrap_or_else(|| self.blank());
+        self.next.insert(blank)
     }
 
     fn carry_out(&mut self, fx: &mut Vec<Effect>) {

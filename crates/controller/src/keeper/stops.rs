@@ -7,7 +7,8 @@ use curfew_core::operation::{AllocOutcome, Demand, Operation, Request};
 use curfew_core::spec::JobSpec;
 use curfew_core::{AllocId, EvalId, JobKey, OpId, Timestamp, outcome};
 
-use super::book::{Book, Effect, Tracked};
+use super::book::{Book, Effect};
+use super::shelf::Tracked;
 
 /// Evaluations of anybody's that may be complete between a DELETE and its answer.
 const EARLY_EVALS: usize = 512;
@@ -15,12 +16,13 @@ const EARLY_EVALS: usize = 512;
 /// A live stop operation.
 pub(super) struct Stop {
     pub(super) op: OpId,
-    pub(super) demands: Vec<Demand>,
+    pub(super) demands: Box<[Demand]>,
     /// Of the row that the demands are from: who read it earlier may come later.
     revision: u64,
     /// See `Context::late`.
     pub(super) late: Duration,
     pub(super) delete_index: Option<u64>,
+    /// Until it is complete.
     eval: Option<EvalId>,
     /// Nomad has told every allocation: the evaluation of the DELETE is complete.
     eval_done: bool,
@@ -74,7 +76,7 @@ impl Book {
     /// A stop was accepted, joined, or found again after a restart.
     pub fn stop_opened(&mut self, op: &Operation, now: Timestamp, fx: &mut Vec<Effect>) {
         let Request::Stop { target, demands } = &op.request else { return };
-        let (key, demands) = (target.clone(), demands.clone());
+        let (key, demands) = (self.by_job.key(target).unwrap_or(target).clone(), demands.as_slice().into());
         match self.stops.get_mut(&key) {
             Some(s) if s.op == op.id => {
                 if op.revision >= s.revision {
@@ -99,7 +101,7 @@ impl Book {
                 }
                 let (revision, late) = (op.revision, op.late());
                 let stop = Stop { op: op.id, demands, revision, late, delete_index, eval, eval_done: false, gap, ready: false };
-                self.stops.insert(key.clone(), stop);
+                self.stops.insert(key.clone(), Box::new(stop));
             }
         }
         self.settle_job(&key, now, fx);
@@ -126,10 +128,10 @@ impl Book {
         }
         s.delete_index = index;
         s.ready = false;
-        s.eval_done = eval.as_ref().is_none_or(|e| self.early_evals.contains(e));
-        s.eval = eval.clone();
-        if let Some(eval) = eval.filter(|_| !s.eval_done) {
-            self.evals.insert(eval, key.clone());
+        s.eval = eval.filter(|e| !self.early_evals.contains(e));
+        s.eval_done = s.eval.is_none();
+        if let Some(eval) = &s.eval {
+            self.evals.insert(eval.clone(), key.clone());
         }
     }
 
@@ -144,7 +146,7 @@ impl Book {
             return;
         };
         if let Some(s) = self.stops.get_mut(&key).filter(|s| s.eval.as_ref() == Some(eval)) {
-            s.eval_done = true;
+            (s.eval_done, s.eval) = (true, None);
         }
         self.check_ready(&key, fx);
     }
@@ -164,13 +166,13 @@ impl Book {
         let stop = self.stops.get(key).filter(|s| s.op == op)?;
         let mut report = StopReport { eval_done: stop.eval_done, gap: stop.gap, ..StopReport::default() };
         let (mut live, mut nodes) = (0usize, BTreeSet::new());
-        for id in self.by_job.get(key).into_iter().flatten() {
+        for id in self.by_job.of(key) {
             let Some(t) = self.allocs.get(id).filter(|t| self.covered(stop, t)) else { continue };
             let Some(alloc) = &t.alloc else {
                 report.open.push(id.clone());
                 continue;
             };
-            if !self.over(t, now) {
+            if !self.over(&t, now) {
                 report.open.push(id.clone());
             }
             live += alloc.tasks.values().filter(|t| t.lives()).count();
@@ -241,9 +243,9 @@ impl Book {
     pub(super) fn check_ready(&mut self, key: &JobKey, fx: &mut Vec<Effect>) {
         let Some(stop) = self.stops.get(key) else { return };
         let open = |id: &AllocId| {
-            self.allocs.get(id).is_some_and(|t| self.covered(stop, t) && t.alloc.as_ref().is_none_or(|_| !self.over(t, t.seen)))
+            self.allocs.get(id).is_some_and(|t| self.covered(stop, &t) && t.alloc.as_ref().is_none_or(|_| !self.over(&t, t.seen)))
         };
-        let ready = stop.eval_done && stop.delete_index.is_some() && !self.by_job.get(key).into_iter().flatten().any(open);
+        let ready = stop.eval_done && stop.delete_index.is_some() && !self.by_job.of(key).any(open);
         if ready && !stop.ready {
             fx.push(Effect::Nudge(stop.op));
         }

@@ -137,7 +137,7 @@ measured! {
     claims() -> Vec<(NodeId, OpId)>;
     operation(id: OpId) -> Option<Operation>;
     operations(filter: OperationFilter) -> Vec<Operation>;
-    live(kind: Kind) -> Vec<Operation>;
+    live_after(kind: Kind, after: OpId, limit: usize) -> Vec<Operation>;
     next_due(kinds: &[Kind], now: Timestamp) -> Option<Timestamp>;
     queue_status() -> QueueStatus;
     kinds() -> Vec<KindRow>;
@@ -149,7 +149,7 @@ measured! {
     prune(finished_before: Timestamp, audit_before: Timestamp, limit: usize) -> Pruned;
     put_clocks(clocks: Vec<ClockRecord>, audit: Vec<AuditEntry>) -> ();
     remove_clocks(keys: Vec<ClockKey>, audit: Vec<AuditEntry>) -> ();
-    clocks() -> Vec<ClockRecord>;
+    clocks_after(after: Option<ClockKey>, limit: usize) -> Vec<ClockRecord>;
     append_audit(audit: Vec<AuditEntry>) -> ();
     audit(filter: AuditFilter) -> Vec<AuditRow>;
     put_token(token: Token, audit: Vec<AuditEntry>) -> ();

@@ -193,7 +193,7 @@ pub async fn stop(
             Some(json) => {
                 let spec = JobSpec::from_json(&json);
                 rpc.keeper.registered(key.clone(), Box::new(spec.clone())).await;
-                spec.into()
+                spec
             }
             None => return Err(Refusal::no_such_job(format!("there is no job {key} in Nomad at {}", rpc.nomad.address()))),
         },

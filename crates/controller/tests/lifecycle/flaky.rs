@@ -73,8 +73,8 @@ impl Store for Flaky {
     async fn operations(&self, filter: OperationFilter) -> Result<Vec<Operation>> {
         self.reached()?.operations(filter).await
     }
-    async fn live(&self, kind: Kind) -> Result<Vec<Operation>> {
-        self.reached()?.live(kind).await
+    async fn live_after(&self, kind: Kind, after: OpId, limit: usize) -> Result<Vec<Operation>> {
+        self.reached()?.live_after(kind, after, limit).await
     }
     async fn next_due(&self, kinds: &[Kind], now: Timestamp) -> Result<Option<Timestamp>> {
         self.reached()?.next_due(kinds, now).await
@@ -112,8 +112,8 @@ impl Store for Flaky {
     async fn remove_clocks(&self, keys: Vec<ClockKey>, audit: Vec<AuditEntry>) -> Result<()> {
         self.reached()?.remove_clocks(keys, audit).await
     }
-    async fn clocks(&self) -> Result<Vec<ClockRecord>> {
-        self.reached()?.clocks().await
+    async fn clocks_after(&self, after: Option<ClockKey>, limit: usize) -> Result<Vec<ClockRecord>> {
+        self.reached()?.clocks_after(after, limit).await
     }
     async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()> {
         self.reached()?.put_token(token, audit).await

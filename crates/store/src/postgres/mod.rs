@@ -42,7 +42,10 @@ const LIST: Query = Query {
           AND ($4::uuid IS NULL OR parent = $4) AND ($5::uuid IS NULL OR id < $5) AND (NOT $6::bool OR finished_at IS NULL) \
           ORDER BY id DESC LIMIT $7",
 };
-const LIVE: Query = Query { name: "live", sql: "SELECT * FROM operations WHERE kind = $1 AND finished_at IS NULL ORDER BY id" };
+const LIVE: Query = Query {
+    name: "live",
+    sql: "SELECT * FROM operations WHERE kind = $1 AND finished_at IS NULL AND id > $2 ORDER BY id LIMIT $3",
+};
 const QUEUE: Query = Query {
     name: "queue_status",
     sql: "SELECT kind, state, count(*) AS count, min(requested_at) AS requested_at, min(run_at) AS run_at FROM operations \
@@ -55,7 +58,10 @@ const RUNNING: Query = Query {
 };
 const KINDS: Query = Query { name: "kinds", sql: "SELECT * FROM kinds" };
 const CLAIMS: Query = Query { name: "claims", sql: "SELECT node, operation FROM claims ORDER BY node" };
-const CLOCKS: Query = Query { name: "clocks", sql: "SELECT record FROM clocks ORDER BY alloc, task, incarnation" };
+const CLOCKS: Query = Query {
+    name: "clocks",
+    sql: "SELECT record FROM clocks WHERE (alloc, task, incarnation) > ($1, $2, $3) ORDER BY alloc, task, incarnation LIMIT $4",
+};
 const TOKEN: Query = Query { name: "token", sql: "SELECT record FROM tokens WHERE id = $1" };
 const TOKENS: Query = Query { name: "tokens", sql: "SELECT record FROM tokens ORDER BY id COLLATE \"C\"" };
 const AUDIT: Query = Query {
@@ -165,7 +171,11 @@ impl PostgresStore {
 }
 
 fn limit(asked: usize, default: usize) -> i64 {
-    i64::try_from(if asked == 0 { default } else { asked }).unwrap_or(i64::MAX)
+    rows(if asked == 0 { default } else { asked })
+}
+
+fn rows(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 #[async_trait]
@@ -240,8 +250,8 @@ impl Store for PostgresStore {
         self.list(&LIST, &[&kinds, &states, &target, &parent, &before, &live, &limit]).await
     }
 
-    async fn live(&self, kind: Kind) -> Result<Vec<Operation>> {
-        self.list(&LIVE, &[&kind.as_str()]).await
+    async fn live_after(&self, kind: Kind, after: OpId, limit: usize) -> Result<Vec<Operation>> {
+        self.list(&LIVE, &[&kind.as_str(), &after.uuid(), &rows(limit)]).await
     }
 
     async fn next_due(&self, kinds: &[Kind], now: Timestamp) -> Result<Option<Timestamp>> {
@@ -325,8 +335,10 @@ impl Store for PostgresStore {
         self.put(keys.into_iter().map(|key| (key, None)).collect(), audit).await
     }
 
-    async fn clocks(&self) -> Result<Vec<ClockRecord>> {
-        Ok(self.sessions.read_as(&CLOCKS, &[], |r| r.clock()).await?)
+    async fn clocks_after(&self, after: Option<ClockKey>, limit: usize) -> Result<Vec<ClockRecord>> {
+        let (alloc, task, incarnation) =
+            after.as_ref().map_or(("", "", 0), |k| (k.alloc.as_str(), k.task.as_str(), k.incarnation.as_micros()));
+        Ok(self.sessions.read_as(&CLOCKS, &[&alloc, &task, &incarnation, &rows(limit)], |r| r.clock()).await?)
     }
 
     async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()> {

@@ -3,7 +3,7 @@
 use curfew_core::clock::{ClockKey, ClockRecord};
 use rusqlite::params;
 
-use super::db::{Db, Query, from_json};
+use super::db::{Db, Query, from_json, int};
 use crate::Result;
 
 const PUT: Query<'_> = Query {
@@ -13,10 +13,13 @@ const PUT: Query<'_> = Query {
 };
 const REMOVE: Query<'_> =
     Query { name: "remove_clock", sql: "DELETE FROM clocks WHERE alloc = ?1 AND task = ?2 AND incarnation = ?3" };
-const ALL: Query<'_> = Query { name: "clocks", sql: "SELECT record FROM clocks ORDER BY alloc, task, incarnation" };
+const PAGE: Query<'_> = Query {
+    name: "clocks",
+    sql: "SELECT record FROM clocks WHERE (alloc, task, incarnation) > (?1, ?2, ?3) ORDER BY alloc, task, incarnation LIMIT ?4",
+};
 
 #[cfg(test)]
-pub(super) const HOT: &[(&Query<'_>, &str)] = &[(&REMOVE, "PRIMARY KEY")];
+pub(super) const HOT: &[(&Query<'_>, &str)] = &[(&REMOVE, "PRIMARY KEY"), (&PAGE, "PRIMARY KEY")];
 
 pub(super) fn put(db: &Db<'_>, clocks: &[ClockRecord]) -> Result<()> {
     for c in clocks {
@@ -34,6 +37,8 @@ pub(super) fn remove(db: &Db<'_>, keys: &[ClockKey]) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn all(db: &Db<'_>) -> Result<Vec<ClockRecord>> {
-    db.all(&ALL, [], |r| from_json(r, 0))
+pub(super) fn page(db: &Db<'_>, after: Option<&ClockKey>, limit: usize) -> Result<Vec<ClockRecord>> {
+    let (alloc, task, incarnation) =
+        after.map_or(("", "", 0), |k| (k.alloc.as_str(), k.task.as_str(), k.incarnation.as_micros()));
+    db.all(&PAGE, params![alloc, task, incarnation, int(limit)], |r| from_json(r, 0))
 }

@@ -125,5 +125,5 @@ pub(super) fn make_durable(conn: &Connection, path: &Path) -> Result<()> {
     // Large enough that folding the log back does not happen every few commits, small enough for the disk.
     conn.pragma_update(None, "wal_autocheckpoint", 4000).map_err(failed)?;
     conn.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024).map_err(failed)?;
-    conn.pragma_update(None, "cache_size", -8192).map_err(failed)
+    conn.pragma_update(None, "cache_size", -4096).map_err(failed)
 }

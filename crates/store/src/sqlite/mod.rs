@@ -200,8 +200,8 @@ impl Store for SqliteStore {
         self.read(move |db| operations::list(db, &filter)).await
     }
 
-    async fn live(&self, kind: Kind) -> Result<Vec<Operation>> {
-        self.read(move |db| operations::live(db, kind)).await
+    async fn live_after(&self, kind: Kind, after: OpId, limit: usize) -> Result<Vec<Operation>> {
+        self.read(move |db| operations::live(db, kind, after, limit)).await
     }
 
     async fn next_due(&self, kinds: &[Kind], _now: Timestamp) -> Result<Option<Timestamp>> {
@@ -262,8 +262,8 @@ impl Store for SqliteStore {
         .await
     }
 
-    async fn clocks(&self) -> Result<Vec<ClockRecord>> {
-        self.read(clocks::all).await
+    async fn clocks_after(&self, after: Option<ClockKey>, limit: usize) -> Result<Vec<ClockRecord>> {
+        self.read(move |db| clocks::page(db, after.as_ref(), limit)).await
     }
 
     async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()> {

@@ -55,7 +55,8 @@ const LIVE_ON: Query<'_> =
     Query { name: "live_on_target", sql: select!("WHERE target = ?1 AND kind = 'stop' AND finished_at IS NULL") };
 const CHILDREN: Query<'_> =
     Query { name: "live_children", sql: select!("WHERE parent = ?1 AND finished_at IS NULL ORDER BY id") };
-const LIVE: Query<'_> = Query { name: "live", sql: select!("WHERE kind = ?1 AND finished_at IS NULL ORDER BY id") };
+const LIVE: Query<'_> =
+    Query { name: "live", sql: select!("WHERE kind = ?1 AND finished_at IS NULL AND id > ?2 ORDER BY id LIMIT ?3") };
 const BY_KEY: Query<'_> = Query { name: "idempotency_key", sql: "SELECT digest, operation FROM idempotency_keys WHERE key = ?1" };
 const REMEMBER_KEY: Query<'_> =
     Query { name: "remember_idempotency_key", sql: "INSERT INTO idempotency_keys (key, digest, operation) VALUES (?1, ?2, ?3)" };
@@ -308,8 +309,8 @@ pub(super) fn by_id(db: &Db<'_>, id: OpId) -> Result<Option<Operation>> {
     db.one(&BY_ID, [id.to_string()], read)
 }
 
-pub(super) fn live(db: &Db<'_>, kind: Kind) -> Result<Vec<Operation>> {
-    db.all(&LIVE, [kind.as_str()], read)
+pub(super) fn live(db: &Db<'_>, kind: Kind, after: OpId, limit: usize) -> Result<Vec<Operation>> {
+    db.all(&LIVE, params![kind.as_str(), after.to_string(), int(limit)], read)
 }
 
 pub(super) fn list(db: &Db<'_>, filter: &OperationFilter) -> Result<Vec<Operation>> {

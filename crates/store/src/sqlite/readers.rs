@@ -59,6 +59,9 @@ impl Readers {
 
 fn reader(path: &std::path::Path) -> Result<Connection> {
     let conn = db::connect(path)?;
-    conn.pragma_update(None, "query_only", true).map_err(|e| trouble::sql(path, "open", e))?;
+    let failed = |e| trouble::sql(path, "open", e);
+    // The system has the file's pages in memory as well.
+    conn.pragma_update(None, "cache_size", -512).map_err(failed)?;
+    conn.pragma_update(None, "query_only", true).map_err(failed)?;
     Ok(conn)
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use curfew_core::JobKey;
 use curfew_core::audit::Action;
 use curfew_core::operation::{Kind, Progress, State};
+use curfew_core::{JobKey, OpId};
 use curfew_store::{Created, NewOperation, OperationFilter, Store, StoreError};
 
 use super::fixtures::*;
@@ -24,7 +24,12 @@ pub async fn submits_never_join(store: Arc<dyn Store>) {
     for _ in 0..2 {
         assert!(matches!(store.create(submit("a", 1)).await.unwrap(), Created::New(_)));
     }
-    assert_eq!(store.live(Kind::Submit).await.unwrap().len(), 2);
+    let live = store.live(Kind::Submit).await.unwrap();
+    assert!(live.len() == 2 && live[0].id < live[1].id);
+    // A page at a time.
+    assert_eq!(store.live_after(Kind::Submit, OpId::MIN, 1).await.unwrap(), live[..1]);
+    assert_eq!(store.live_after(Kind::Submit, live[0].id, 9).await.unwrap(), live[1..]);
+    assert_eq!(store.live_after(Kind::Submit, live[1].id, 9).await.unwrap(), []);
 }
 
 pub async fn a_stop_joins_the_live_one(store: Arc<dyn Store>) {

@@ -102,6 +102,13 @@ pub async fn clocks_are_replaced_by_key_and_removed(store: Arc<dyn Store>) {
         [("log", at(30)), ("web", at(35)), ("web", at(35)), ("web", at(40))]
     );
     assert_eq!(clocks[2], moved);
+    // A page at a time, each once.
+    let mut paged = vec![];
+    while let [page] = &*store.clocks_after(paged.last().map(|c: &ClockRecord| c.key.clone()), 1).await.unwrap() {
+        paged.push(page.clone());
+    }
+    assert_eq!(paged, clocks);
+    assert_eq!(store.clocks_after(None, 3).await.unwrap(), clocks[..3]);
     let gone = clocks[1..].iter().map(|c| c.key.clone()).collect();
     store.remove_clocks(gone, vec![about("x", Action::ClockEnded, 3)]).await.unwrap();
     assert_eq!(store.clocks().await.unwrap(), [first[1].clone()]);

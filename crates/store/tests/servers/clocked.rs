@@ -95,8 +95,8 @@ impl Store for Clocked {
     async fn operations(&self, filter: OperationFilter) -> Result<Vec<Operation>> {
         self.inner.operations(filter).await
     }
-    async fn live(&self, kind: Kind) -> Result<Vec<Operation>> {
-        self.inner.live(kind).await
+    async fn live_after(&self, kind: Kind, after: OpId, limit: usize) -> Result<Vec<Operation>> {
+        self.inner.live_after(kind, after, limit).await
     }
     async fn next_due(&self, kinds: &[Kind], now: Timestamp) -> Result<Option<Timestamp>> {
         self.at(now).await.next_due(kinds, now).await
@@ -134,8 +134,8 @@ impl Store for Clocked {
     async fn remove_clocks(&self, keys: Vec<ClockKey>, audit: Vec<AuditEntry>) -> Result<()> {
         self.inner.remove_clocks(keys, audit).await
     }
-    async fn clocks(&self) -> Result<Vec<ClockRecord>> {
-        self.inner.clocks().await
+    async fn clocks_after(&self, after: Option<ClockKey>, limit: usize) -> Result<Vec<ClockRecord>> {
+        self.inner.clocks_after(after, limit).await
     }
     async fn put_token(&self, token: Token, audit: Vec<AuditEntry>) -> Result<()> {
         self.inner.put_token(token, audit).await

@@ -2,7 +2,7 @@
 
 use curfew_core::config::Config;
 use curfew_core::operation::{Lease, Operation, Progress, Request, State};
-use curfew_core::{ClientStatus, Task, TaskEvent, TaskState};
+use curfew_core::{ClientStatus, Task, TaskEvent, TaskName, TaskState};
 use serde_json::Value;
 
 use super::*;
@@ -117,11 +117,49 @@ fn stop_op(stop_timeout: u64) -> Operation {
     }
 }
 
+/// Long before its clock nothing of a stop stays open, whatever is asked meanwhile; near it, all of it is at hand and goes its way.
+#[test]
+fn a_stop_that_waits_lies_packed_and_goes_out_in_time() {
+    let mut b = book();
+    let op = stop_op(3600);
+    let mut fx = Vec::new();
+    b.stop_opened(&op, at(900), &mut fx);
+    observe(&mut b, Shown::stopped(killing()), 1100);
+    assert_eq!(b.allocs.open(), 0);
+    let clock = due(&b).unwrap();
+    assert_eq!(clock, at(1000 + 3_600_000));
+    let (census, report) = (b.census(at(2000)), b.stop_report(op.id, &key(), at(2000)).unwrap());
+    assert_eq!((census.clocks, census.overdue, census.stops), (1, 0, 1));
+    assert_eq!((report.deadline, report.open.len(), report.allocations.len()), (Some(clock), 1, 1));
+    assert_eq!(b.clocks(None), b.clocks(Some(&key())));
+    b.resynced(at(1000), &mut fx);
+    b.node_ready(&"n".into(), at(3000));
+    b.stop_opened(&op, at(3000), &mut fx);
+    observe(&mut b, Shown::stopped(killing()), 4000);
+    assert_eq!((b.allocs.open(), due(&b)), (0, Some(clock)));
+    // The next controller: before anything is read, and after.
+    let mut next = book();
+    next.restore(b.clocks(None), at(5000));
+    next.stop_opened(&op, at(5000), &mut fx);
+    assert_eq!((next.allocs.open(), next.census(at(5000)).clocks, next.next_wake()), (0, 1, b.next_wake()));
+    observe(&mut next, Shown::stopped(killing()), 6000);
+    assert_eq!((next.allocs.open(), next.next_wake()), (0, b.next_wake()));
+    for b in [&mut b, &mut next] {
+        let due = clock.as_micros() / 1000;
+        assert_eq!(tick(b, due - 300), []);
+        assert_eq!(b.allocs.open(), 0);
+        assert_eq!(tick(b, due - 250), [Did::Read { full: false }]);
+        assert_eq!(b.allocs.open(), 1);
+        assert!(fresh(b, Shown::stopped(killing()), due - 240).contains(&Did::Kill));
+        assert_eq!(b.census(at(due + 1)).overdue, 1);
+    }
+}
+
 /// A book that knows the job's specification (stop timeout 3 s).
 fn book() -> Book {
     let mut b = Book::new(&Config::default(), "h:1".into());
     b.set_leave(Leave { epoch: Some(1), paused: None }, at(0));
-    b.specs.insert(&key(), spec(5, "3s"));
+    b.specs.insert(&key(), &spec(5, "3s"));
     b
 }
 
@@ -167,7 +205,7 @@ fn fresh(b: &mut Book, shown: Shown, ms: i64) -> Vec<Did> {
     did(&mut fx)
 }
 fn answer(b: &mut Book, answer: Answer, ms: i64) -> Vec<Did> {
-    let clock = b.allocs[&id()].records[0].key.clone();
+    let clock = b.allocs.get(&id()).unwrap().records[0].key.clone();
     let mut fx = vec![];
     b.answered(&id(), vec![(clock, at(ms), answer)], at(ms), &mut fx);
     did(&mut fx)
@@ -257,7 +295,7 @@ fn an_older_picture_does_not_undo_a_newer_one() {
     b.stop_opened(&op, at(4100), &mut fx);
     observe(&mut b, Shown::dead(9), 4300);
     assert_eq!(observe(&mut b, Shown::stopped(killing()), 4400), []);
-    assert!(b.allocs[&id()].records[0].ended_at.is_some());
+    assert!(b.allocs.get(&id()).unwrap().records[0].ended_at.is_some());
 }
 
 #[test]
@@ -297,7 +335,7 @@ fn a_driver_without_signals_is_told_once() {
 fn a_turn_that_came_too_late_is_read_again_soon_and_tells_no_lie() {
     let mut b = at_the_kill();
     assert_eq!(answer(&mut b, Answer::Stale, 4001), [], "nothing was sent");
-    assert!(b.allocs[&id()].records[0].signalled_at.is_none());
+    assert!(b.allocs.get(&id()).unwrap().records[0].signalled_at.is_none());
     assert_eq!(b.next_wake(), Some(at(4251)));
     assert_eq!(tick(&mut b, 4251), [Did::Read { full: false }]);
     assert!(fresh(&mut b, Shown::stopped(killing()), 4260).contains(&Did::Kill));
@@ -307,7 +345,7 @@ fn a_turn_that_came_too_late_is_read_again_soon_and_tells_no_lie() {
 fn gone_counts_only_after_it_was_read() {
     let mut b = at_the_kill();
     assert!(answer(&mut b, Answer::Gone("Unknown allocation".into()), 4001).contains(&Did::Read { full: true }));
-    assert!(b.allocs.contains_key(&id()));
+    assert!(b.allocs.get(&id()).is_some());
     let mut fx = vec![];
     b.fresh(&id(), None, at(4100), &mut fx);
     assert_eq!(did(&mut fx), [Did::Audit(Action::ClockEnded), Did::Forget]);
@@ -318,16 +356,16 @@ fn gone_counts_only_after_it_was_read() {
 fn after_a_restart_a_clock_keeps_its_instant_and_still_needs_a_read() {
     let mut before = book();
     observe(&mut before, Shown::stopped(vec![]), 1000);
-    let records = before.allocs[&id()].records.clone();
+    let records = before.allocs.get(&id()).unwrap().records.clone();
     let mut b = book();
-    b.restore(records.clone());
+    b.restore(records.clone(), at(1000));
     assert_eq!(b.next_wake(), Some(records[0].due - Duration::from_millis(250)));
     let due = records[0].due.as_micros() / 1000;
     assert_eq!(tick(&mut b, due), [Did::Read { full: true }]);
     assert!(fresh(&mut b, Shown::stopped(vec![]), due + 5).contains(&Did::Kill), "first seen a restart ago: not a new grace");
     // Whatever was written down, a task that nobody told to end is left alone.
     let mut b = book();
-    b.restore(records);
+    b.restore(records, at(1000));
     tick(&mut b, due);
     assert_eq!(fresh(&mut b, Shown::healthy(), due + 5), [Did::Audit(Action::ClockEnded), Did::Persist, Did::Forget]);
 }
@@ -387,7 +425,7 @@ fn a_stop_that_another_controller_carried_on_has_a_gap() {
     b.eval_done(&"e".into(), &mut fx);
     let report = b.stop_report(op.id, &key(), at(1300)).unwrap();
     assert!(report.gap && report.eval_done);
-    b.specs.insert(&key(), spec(28, "60s"));
+    b.specs.insert(&key(), &spec(28, "60s"));
     observe(&mut b, Shown { create_index: 29, ..Shown::stopped(killing()) }, 1400);
     assert!(b.stop_report(op.id, &key(), at(1500)).unwrap().allocations.is_empty(), "registered again since");
 
@@ -408,7 +446,7 @@ fn a_job_registered_again_is_not_the_stops() {
     let (op, mut fx) = (stop_op(2), vec![]);
     b.stop_opened(&op, at(900), &mut fx);
     b.stop_deleted(op.id, &key(), 25, None, at(1000), &mut fx);
-    b.specs.insert(&key(), spec(28, "60s"));
+    b.specs.insert(&key(), &spec(28, "60s"));
     // An allocation of the new registration, replaced later: its own timeout counts, and the stop does not wait for it.
     observe(&mut b, Shown { create_index: 29, ..Shown::stopped(killing()) }, 1100);
     assert_eq!(b.next_wake(), Some(at(60_750)));
@@ -475,7 +513,7 @@ fn drained_until(ms: i64) -> curfew_nomad::NodeStub {
 }
 
 fn due(b: &Book) -> Option<Timestamp> {
-    b.allocs[&id()].records.first().map(|r| r.due)
+    b.allocs.get(&id()).unwrap().records.first().map(|r| r.due)
 }
 
 /// Whose drain moves it is asked once; then it has that drain's deadline, although no operation lives, until another is told of.

@@ -21,11 +21,22 @@ use crate::wait::eventually;
 /// Long enough for a small machine that does other things besides.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How late a death may be after its clock. On an idle machine it is a tenth of a second; a machine that runs a whole
-/// suite at once gets more: 2 s, or `CURFEW_TEST_LATE` seconds. It is never early by anything.
+/// suite at once gets more: 2 s and what it was late itself, or `CURFEW_TEST_LATE` seconds. It is never early by anything.
 pub fn late() -> Duration {
     let told = std::env::var("CURFEW_TEST_LATE").ok().and_then(|s| s.parse().ok());
-    Duration::from_secs(told.unwrap_or(2))
+    told.map_or_else(|| Duration::from_secs(2) + stalled(), Duration::from_secs)
 }
+
+/// How much of the last ten seconds something waited for a CPU or a disk, where the system tells.
+fn stalled() -> Duration {
+    let share = |of: &str| {
+        let text = std::fs::read_to_string(format!("/proc/pressure/{of}")).ok()?;
+        text.split_whitespace().find_map(|w| w.strip_prefix("avg10="))?.parse::<f64>().ok()
+    };
+    let percent: f64 = ["cpu", "io"].into_iter().filter_map(share).sum();
+    Duration::from_secs(10).mul_f64(percent.clamp(0.0, 100.0) / 100.0)
+}
+
 /// `POSTSTOP_TIMEOUT` of every controller here.
 pub const POSTSTOP: Duration = Duration::from_secs(8);
 

@@ -22,6 +22,7 @@ use futures::{StreamExt, stream};
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 
 /// Leases short enough that a test sees them run out.
 pub const ENV: [(&str, &str); 4] = [
@@ -110,6 +111,9 @@ pub async fn their_database_restarts(given: Given) {
     two.verify(accepted).await;
 }
 
+/// One after the other: each keeps a small machine busy by itself.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 struct Two {
     controllers: [Controller; 2],
     /// One before each, so that a signal has a sender.
@@ -117,6 +121,7 @@ struct Two {
     cluster: Cluster,
     database: Server,
     jobs: Vec<Job>,
+    _turn: MutexGuard<'static, ()>,
 }
 
 /// One task; every second one ignores SIGTERM.
@@ -135,6 +140,7 @@ struct Epoch {
 
 impl Two {
     async fn start(given: &Given, count: usize) -> Option<Two> {
+        let turn = TURN.lock().await;
         let Some(database) = Server::start(given.name()) else {
             given.skip("PostgreSQL is not installed");
             return None;
@@ -155,7 +161,7 @@ impl Two {
             controller.launch();
             controller.ready().await;
         }
-        Some(Two { controllers, proxies, cluster, database, jobs })
+        Some(Two { controllers, proxies, cluster, database, jobs, _turn: turn })
     }
 
     /// Every job's stop, asked of one and the other in turns until one has accepted it. Borrows nothing: who is asked may be killed.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::drains::{Drains, Known};
 use super::index::Index;
-use super::shelf::{Shelf, Tracked, View};
+use super::shelf::{Shelf, Tracked};
 use super::specs::Specs;
 use super::stops::Stop;
 
@@ -98,6 +98,21 @@ impl Answer {
             Answer::Stale => "stale",
             Answer::Withheld(_) => "withheld",
             Answer::Failed(_) => "failed",
+        }
+    }
+}
+
+/// Whose clocks somebody wants to see.
+pub enum Whose {
+    Job(JobKey),
+    Each(Box<dyn Fn(&JobKey) -> bool + Send + Sync>),
+}
+
+impl Whose {
+    pub fn has(&self, job: &JobKey) -> bool {
+        match self {
+            Whose::Job(key) => key == job,
+            Whose::Each(wanted) => wanted(job),
         }
     }
 }
@@ -203,12 +218,33 @@ impl Book {
         census
     }
 
-    pub fn clocks(&self, of: Option<&JobKey>) -> Vec<ClockRecord> {
-        let armed = |t: View<'_>| t.records.iter().filter(|r| r.ended_at.is_none()).cloned().collect::<Vec<_>>();
-        match of {
-            None => self.allocs.iter().flat_map(|(_, t)| armed(t)).collect(),
-            Some(key) => self.by_job.of(key).filter_map(|id| self.allocs.get(id)).flat_map(armed).collect(),
+    /// The earliest clocks that are armed, at most so many, and how many there are. Only these are
+    /// unpacked: a hundred thousand would hold up the loop that keeps them.
+    pub fn clocks(&self, whose: &Whose, most: usize) -> (Vec<ClockRecord>, usize) {
+        let mut armed = 0;
+        let mut found: Vec<(Timestamp, &AllocId)> = vec![];
+        let ids: &mut dyn Iterator<Item = &AllocId> = match whose {
+            Whose::Job(key) => &mut self.by_job.of(key),
+            Whose::Each(wanted) => &mut self.by_job.iter().filter(|(key, _)| wanted(key)).map(|(_, id)| id),
+        };
+        for id in ids {
+            let Some(glance) = self.allocs.glance(id) else { continue };
+            // The clock of a task that was never told, its node being away, is in no glance.
+            let away = glance.away.then(|| self.allocs.get(id)).flatten();
+            let (count, due) = match away.as_ref().map(|t| (t.open_records().count(), t.open_records().map(|r| r.due).min())) {
+                Some((count, due)) => (count, due.unwrap_or(Timestamp::LATEST)),
+                None => (glance.armed as usize, glance.due),
+            };
+            if count > 0 {
+                armed += count;
+                found.push((due, id));
+            }
         }
+        found.sort_unstable();
+        found.truncate(most);
+        let views = found.into_iter().filter_map(|(_, id)| self.allocs.get(id));
+        let clocks = views.flat_map(|t| t.open_records().cloned().collect::<Vec<_>>()).collect();
+        (earliest(clocks, most), armed)
     }
 
     /// What was written down before a restart. Each clock keeps its instant.
@@ -643,6 +679,13 @@ impl Book {
             tracing::warn!(node, in_force = %curfew_core::duration::format(cut), "this node cut kill_timeout: raise max_kill_timeout in its client configuration");
         }
     }
+}
+
+/// The next one first, at most so many.
+pub fn earliest(mut clocks: Vec<ClockRecord>, most: usize) -> Vec<ClockRecord> {
+    clocks.sort_by(|a, b| (a.due, &a.key).cmp(&(b.due, &b.key)));
+    clocks.truncate(most);
+    clocks
 }
 
 /// Anything that can be a sign of being told to end, beside Nomad wanting it stopped.

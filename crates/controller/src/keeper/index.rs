@@ -31,6 +31,10 @@ impl<K> Default for Index<K> {
 }
 
 impl<K: Clone + Eq + Hash> Index<K> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &AllocId)> {
+        self.0.iter().flat_map(|(key, ids)| ids.iter().map(move |id| (key, id)))
+    }
+
     pub(super) fn of(&self, key: &K) -> impl Iterator<Item = &AllocId> {
         self.0.get(key).into_iter().flat_map(Ids::iter)
     }

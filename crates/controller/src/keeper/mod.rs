@@ -35,7 +35,7 @@ use tracing::field::Empty;
 
 use crate::metrics::Metrics;
 use crate::pulse::{Loop, Pulse};
-pub use book::{Answer, Census};
+pub use book::{Answer, Census, Whose, earliest};
 use book::{Book, Effect, Leave, Shot};
 pub use drains::DrainReport;
 pub use stops::StopReport;
@@ -102,8 +102,9 @@ enum Msg {
     Census(oneshot::Sender<Census>),
     /// The clocks that are armed; `None` where none are kept.
     Clocks {
-        of: Option<JobKey>,
-        reply: oneshot::Sender<Option<Vec<ClockRecord>>>,
+        whose: Arc<Whose>,
+        most: usize,
+        reply: oneshot::Sender<Option<(Vec<ClockRecord>, usize)>>,
     },
     Flushed,
 }
@@ -261,9 +262,10 @@ impl Keeper {
     pub async fn census(&self) -> Census {
         self.ask(Msg::Census).await.unwrap_or_default()
     }
-    /// The clocks that are armed, of one job or of all; `None` where another controller keeps them.
-    pub async fn clocks(&self, of: Option<JobKey>) -> Option<Vec<ClockRecord>> {
-        self.ask(|reply| Msg::Clocks { of, reply }).await.flatten()
+    /// The earliest clocks that are armed, at most so many, and how many there are; `None` where
+    /// another controller keeps them.
+    pub async fn clocks(&self, whose: Arc<Whose>, most: usize) -> Option<(Vec<ClockRecord>, usize)> {
+        self.ask(|reply| Msg::Clocks { whose, most, reply }).await.flatten()
     }
     /// Which allocations of the job are not over, read now (together with other jobs that ask).
     pub async fn not_over(&self, key: JobKey) -> Result<Vec<Allocation>, String> {
@@ -471,8 +473,8 @@ impl Actor {
             Msg::Census(reply) => {
                 let _ = reply.send(book.census(now));
             }
-            Msg::Clocks { of, reply } => {
-                let _ = reply.send(self.keeps.is_some().then(|| book.clocks(of.as_ref())));
+            Msg::Clocks { whose, most, reply } => {
+                let _ = reply.send(self.keeps.is_some().then(|| book.clocks(&whose, most)));
             }
             Msg::Flushed => {
                 self.flushing = false;

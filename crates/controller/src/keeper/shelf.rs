@@ -52,9 +52,13 @@ impl Tracked {
         untold.or_else(|| self.records.iter().find(failing).map(|r| &r.node))
     }
 
+    pub(super) fn open_records(&self) -> impl Iterator<Item = &ClockRecord> {
+        self.records.iter().filter(|r| r.ended_at.is_none())
+    }
+
     /// Clocks that run. The clock of a task that was never told, its node being away, starts when that is back.
     pub(super) fn armed(&self) -> impl Iterator<Item = &ClockRecord> {
-        self.records.iter().filter(|r| r.ended_at.is_none() && !self.unreachable.contains(&r.key.task))
+        self.open_records().filter(|r| !self.unreachable.contains(&r.key.task))
     }
 
     fn glance(&self) -> Glance {
@@ -96,6 +100,13 @@ impl Place {
         match self {
             Place::Open(t) => View::Open(t),
             Place::Packed { bytes, wake, glance } => View::Copy(Box::new(Flat::unpack(bytes, id, *wake, glance.seen))),
+        }
+    }
+
+    fn glance(&self) -> Glance {
+        match self {
+            Place::Open(t) => t.glance(),
+            Place::Packed { glance, .. } => *glance,
         }
     }
 }
@@ -169,15 +180,12 @@ impl Shelf {
         self.0.get_key_value(id).map(|(id, _)| id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&AllocId, View<'_>)> {
-        self.0.iter().map(|(id, place)| (id, place.view(id)))
+    pub(super) fn glance(&self, id: &AllocId) -> Option<Glance> {
+        self.0.get(id).map(Place::glance)
     }
 
     pub(super) fn glances(&self) -> impl Iterator<Item = (&AllocId, Glance)> {
-        self.0.iter().map(|(id, place)| match place {
-            Place::Open(t) => (id, t.glance()),
-            Place::Packed { glance, .. } => (id, *glance),
-        })
+        self.0.iter().map(|(id, place)| (id, place.glance()))
     }
 
     #[cfg(test)]

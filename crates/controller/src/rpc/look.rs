@@ -2,6 +2,7 @@
 #![expect(unused_qualifications, reason = "the macro that describes a route qualifies the types of its query")]
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
@@ -26,6 +27,7 @@ use super::history::deployment;
 use super::problem::Refusal;
 use super::{Asked, Named, Rpc};
 use crate::doctor;
+use crate::keeper::{Whose, earliest};
 
 /// Allocations of one job that are shown.
 const ALLOCATIONS: usize = 100;
@@ -140,7 +142,7 @@ pub async fn job(
     let deployments = rpc.nomad.job_deployments(&key).await?;
     let versions = rpc.nomad.job_versions(&key).await?.unwrap_or_default();
     let specs: HashMap<u64, JobSpec> = versions.iter().map(JobSpec::from_json).map(|s| (s.version, s)).collect();
-    let clocks = rpc.armed(Some(&key)).await?.0;
+    let clocks = rpc.armed(Whose::Job(key.clone()), usize::MAX).await?.clocks;
     let live = |s: &OpState| !s.is_finished();
     let filter = OperationFilter {
         target: Some(key.clone().into()),
@@ -281,14 +283,16 @@ pub struct ClocksQuery {
 }
 
 impl Rpc {
-    /// Those that are armed, of one job or of all, from the keeper's memory where it keeps them; and whether it does.
-    async fn armed(&self, of: Option<&JobKey>) -> Result<(Vec<ClockRecord>, bool), Refusal> {
-        if let Some(clocks) = self.keeper.clocks(of.cloned()).await {
-            return Ok((clocks, true));
+    /// The earliest that are armed, and how many there are: from the keeper's memory where it keeps them.
+    async fn armed(&self, whose: Whose, most: usize) -> Result<ClocksView, Refusal> {
+        let whose = Arc::new(whose);
+        if let Some((clocks, armed)) = self.keeper.clocks(whose.clone(), most).await {
+            return Ok(ClocksView { live: true, clocks, armed });
         }
         let mut clocks = self.store.clocks().await?;
-        clocks.retain(|c| c.ended_at.is_none() && of.is_none_or(|key| *key == c.job));
-        Ok((clocks, false))
+        clocks.retain(|c| c.ended_at.is_none() && whose.has(&c.job));
+        let armed = clocks.len();
+        Ok(ClocksView { live: false, clocks: earliest(clocks, most), armed })
     }
 }
 
@@ -298,16 +302,13 @@ impl Rpc {
     responses((status = 200, description = "The next one first.", body = ClocksView))
 )]
 pub async fn clocks(State(rpc): State<Rpc>, caller: Caller, Asked(q): Asked<ClocksQuery>) -> Result<Json<ClocksView>, Refusal> {
-    let (mut clocks, live) = rpc.armed(None).await?;
-    clocks.retain(|c| {
-        caller.sees_namespace(&c.job.namespace)
-            && q.namespace.as_ref().is_none_or(|ns| *ns == c.job.namespace)
-            && q.job.as_ref().is_none_or(|job| job == c.job.job.as_str())
-    });
-    clocks.sort_by(|a, b| (a.due, &a.key).cmp(&(b.due, &b.key)));
-    let armed = clocks.len();
-    clocks.truncate(q.limit.unwrap_or(1000).clamp(1, 10_000));
-    Ok(Json(ClocksView { live, clocks, armed }))
+    let most = q.limit.unwrap_or(1000).clamp(1, 10_000);
+    let wanted = move |key: &JobKey| {
+        caller.sees_namespace(&key.namespace)
+            && q.namespace.as_ref().is_none_or(|ns| *ns == key.namespace)
+            && q.job.as_ref().is_none_or(|job| job == key.job.as_str())
+    };
+    Ok(Json(rpc.armed(Whose::Each(Box::new(wanted)), most).await?))
 }
 
 /// Whether Curfew can keep its promises on this Nomad. It asks every node, so it takes its time; one at a time.

@@ -117,6 +117,35 @@ fn stop_op(stop_timeout: u64) -> Operation {
     }
 }
 
+fn all() -> Whose {
+    Whose::Each(Box::new(|_| true))
+}
+
+/// The earliest are shown, and how many more there are; what lies packed is counted without being unpacked.
+#[test]
+fn the_earliest_clocks_are_shown_and_all_are_counted() {
+    let mut b = book();
+    let told = |b: &mut Book, n: u8, ms: i64| {
+        let alloc = Allocation {
+            id: format!("a{n}").as_str().into(),
+            job: format!("j{n}").as_str().into(),
+            ..Shown::stopped(killing()).alloc()
+        };
+        b.specs.insert(&alloc.job_key(), &spec(5, "1h"));
+        b.observe(alloc, at(ms), &mut vec![]);
+    };
+    (0..5).for_each(|n| told(&mut b, n, 1100));
+    let whole = b.clocks(&all(), 9);
+    assert_eq!((whole.0.len(), whole.1, b.allocs.open()), (5, 5, 0));
+    assert!(whole.0.is_sorted_by_key(|c| (c.due, c.key.clone())));
+    let (two, armed) = b.clocks(&all(), 2);
+    assert_eq!((two.as_slice(), armed), (&whole.0[..2], 5));
+    let odd = Whose::Each(Box::new(|k| k.job.as_str() == "j1" || k.job.as_str() == "j3"));
+    let jobs: Vec<_> = b.clocks(&odd, 9).0.into_iter().map(|c| c.job.job.to_string()).collect();
+    assert_eq!(jobs, ["j1", "j3"]);
+    assert_eq!(b.clocks(&Whose::Job(key()), 9), (vec![], 0));
+}
+
 /// Long before its clock nothing of a stop stays open, whatever is asked meanwhile; near it, all of it is at hand and goes its way.
 #[test]
 fn a_stop_that_waits_lies_packed_and_goes_out_in_time() {
@@ -131,7 +160,7 @@ fn a_stop_that_waits_lies_packed_and_goes_out_in_time() {
     let (census, report) = (b.census(at(2000)), b.stop_report(op.id, &key(), at(2000)).unwrap());
     assert_eq!((census.clocks, census.overdue, census.stops), (1, 0, 1));
     assert_eq!((report.deadline, report.open.len(), report.allocations.len()), (Some(clock), 1, 1));
-    assert_eq!(b.clocks(None), b.clocks(Some(&key())));
+    assert_eq!(b.clocks(&all(), 9), b.clocks(&Whose::Job(key()), 9));
     b.resynced(at(1000), &mut fx);
     b.node_ready(&"n".into(), at(3000));
     b.stop_opened(&op, at(3000), &mut fx);
@@ -139,7 +168,7 @@ fn a_stop_that_waits_lies_packed_and_goes_out_in_time() {
     assert_eq!((b.allocs.open(), due(&b)), (0, Some(clock)));
     // The next controller: before anything is read, and after.
     let mut next = book();
-    next.restore(b.clocks(None), at(5000));
+    next.restore(b.clocks(&all(), 9).0, at(5000));
     next.stop_opened(&op, at(5000), &mut fx);
     assert_eq!((next.allocs.open(), next.census(at(5000)).clocks, next.next_wake()), (0, 1, b.next_wake()));
     observe(&mut next, Shown::stopped(killing()), 6000);

@@ -27,14 +27,15 @@ pub fn late() -> Duration {
     told.map_or_else(|| Duration::from_secs(2) + stalled(), Duration::from_secs)
 }
 
-/// How much of the last ten seconds something waited for a CPU or a disk, where the system tells.
+/// How much of the last ten seconds something waited for a CPU or a disk, where the system tells. At most as much again as is given
+/// anyhow: what is later than that is late, whatever the machine did.
 fn stalled() -> Duration {
     let share = |of: &str| {
         let text = std::fs::read_to_string(format!("/proc/pressure/{of}")).ok()?;
         text.split_whitespace().find_map(|w| w.strip_prefix("avg10="))?.parse::<f64>().ok()
     };
     let percent: f64 = ["cpu", "io"].into_iter().filter_map(share).sum();
-    Duration::from_secs(10).mul_f64(percent.clamp(0.0, 100.0) / 100.0)
+    Duration::from_secs(10).mul_f64(percent.clamp(0.0, 20.0) / 100.0)
 }
 
 /// `POSTSTOP_TIMEOUT` of every controller here.

@@ -16,6 +16,8 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// The last one that RFC 3339 can say: the end of the year 9999.
     pub const LATEST: Self = Self(253_402_207_200_000_000);
+    /// Where a format that people do not read counts from: for years to come an instant takes a byte less than from 1970.
+    const TERSE: i64 = 1_767_225_600_000_000;
 
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
@@ -83,13 +85,13 @@ impl PartialSchema for Timestamp {
 impl ToSchema for Timestamp {}
 impl Serialize for Timestamp {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        if s.is_human_readable() { s.collect_str(self) } else { s.serialize_i64(self.0) }
+        if s.is_human_readable() { s.collect_str(self) } else { s.serialize_i64(self.0.wrapping_sub(Self::TERSE)) }
     }
 }
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         if !d.is_human_readable() {
-            return i64::deserialize(d).map(Self);
+            return i64::deserialize(d).map(|since| Self(since.wrapping_add(Self::TERSE)));
         }
         String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }

@@ -11,7 +11,7 @@ use curfew_core::audit::{Action, AuditEntry};
 use curfew_core::clock::{Basis, Cause, ClockKey, ClockRecord, Context, Derived, Graces, KillClock, derive, is_over};
 use curfew_core::operation::{By, Demand};
 use curfew_core::spec::JobSpec;
-use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, NodeId, OpId, Timestamp};
+use curfew_core::{AllocId, Allocation, Desired, EvalId, EventKind, JobKey, Namespace, NodeId, OpId, Timestamp};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -142,10 +142,12 @@ pub struct Book {
     actor: String,
     pub specs: Specs,
     pub(super) allocs: Shelf,
-    pub(super) by_job: Index<JobKey>,
+    /// Each with its live stop.
+    pub(super) jobs: Index<JobKey, Stop>,
     pub(super) by_node: Index<NodeId>,
+    /// One of each, for all keys of jobs.
+    namespaces: HashSet<Namespace>,
     pub(super) drains: Drains,
-    pub(super) stops: HashMap<JobKey, Box<Stop>>,
     pub(super) evals: HashMap<EvalId, JobKey>,
     /// Evaluations that were complete before their DELETE's answer was handled; the newest of them.
     pub(super) early_evals: VecDeque<EvalId>,
@@ -165,10 +167,10 @@ impl Book {
             actor,
             specs: Specs::new(config.spec_cache),
             allocs: Shelf::default(),
-            by_job: Index::default(),
+            jobs: Index::default(),
             by_node: Index::default(),
+            namespaces: HashSet::new(),
             drains: Drains::default(),
-            stops: HashMap::new(),
             evals: HashMap::new(),
             early_evals: VecDeque::new(),
             wakes: BTreeSet::new(),
@@ -202,7 +204,8 @@ impl Book {
     /// Counts what there is.
     pub fn census(&self, now: Timestamp) -> Census {
         let (nodes, left) = self.drains.left();
-        let mut census = Census { stops: self.stops.len(), draining_nodes: nodes, drain_left: left, ..Census::default() };
+        let mut census =
+            Census { stops: self.jobs.values().count(), draining_nodes: nodes, drain_left: left, ..Census::default() };
         let mut away = HashSet::new();
         for (id, glance) in self.allocs.glances() {
             census.clocks += glance.armed as usize;
@@ -224,8 +227,8 @@ impl Book {
         let mut armed = 0;
         let mut found: Vec<(Timestamp, &AllocId)> = vec![];
         let ids: &mut dyn Iterator<Item = &AllocId> = match whose {
-            Whose::Job(key) => &mut self.by_job.of(key),
-            Whose::Each(wanted) => &mut self.by_job.iter().filter(|(key, _)| wanted(key)).map(|(_, id)| id),
+            Whose::Job(key) => &mut self.jobs.of(key),
+            Whose::Each(wanted) => &mut self.jobs.iter().filter(|(key, _)| wanted(key)).map(|(_, id)| id),
         };
         for id in ids {
             let Some(glance) = self.allocs.glance(id) else { continue };
@@ -269,11 +272,21 @@ impl Book {
     fn track(&mut self, id: &AllocId, job: &JobKey, node: &NodeId) -> AllocId {
         self.allocs.add(id);
         let id = self.allocs.id(id).unwrap_or(id).clone();
-        // One of each name, wherever it is kept.
-        let job = self.stops.get_key_value(job).map_or(job, |(kept, _)| kept);
-        self.by_job.insert(job, &id);
+        let job = self.kept(job);
+        self.jobs.insert(&job, &id);
         self.by_node.insert(node, &id);
         id
+    }
+
+    /// The key of a job as it is kept: one of each name, wherever that is.
+    pub(super) fn kept(&mut self, job: &JobKey) -> JobKey {
+        if let Some(kept) = self.jobs.key(job) {
+            return kept.clone();
+        }
+        if !self.namespaces.contains(&job.namespace) {
+            self.namespaces.insert(job.namespace.clone());
+        }
+        JobKey { namespace: self.namespaces.get(&job.namespace).unwrap_or(&job.namespace).clone(), job: job.job.clone() }
     }
 
     /// An allocation as Nomad shows it.
@@ -293,7 +306,7 @@ impl Book {
                     stopped || has_sign(&alloc) || self.drains.live(&alloc.node).is_some()
                 } else {
                     // Over before it was ever seen told: part of a stop's report.
-                    stopped && self.stops.get(&key).is_some_and(|s| s.delete_index.is_none_or(|i| alloc.create_index < i))
+                    stopped && self.jobs.get(&key).is_some_and(|s| s.delete_index.is_none_or(|i| alloc.create_index < i))
                 };
                 if !worth {
                     return;
@@ -485,7 +498,7 @@ impl Book {
     pub fn gap(&mut self) {
         self.specs.clear();
         self.drains.forget_told_of();
-        for s in self.stops.values_mut() {
+        for s in self.jobs.values_mut() {
             s.gap = true;
         }
     }
@@ -496,7 +509,7 @@ impl Book {
     }
 
     pub(super) fn settle_job(&mut self, key: &JobKey, now: Timestamp, fx: &mut Vec<Effect>) {
-        let ids: Vec<AllocId> = self.by_job.of(key).cloned().collect();
+        let ids: Vec<AllocId> = self.jobs.of(key).cloned().collect();
         for id in ids {
             self.settle(&id, now, fx);
         }
@@ -505,6 +518,9 @@ impl Book {
 
     /// Derives one allocation's clocks anew, writes down what changed, and sets the next look.
     pub(super) fn settle(&mut self, id: &AllocId, now: Timestamp, fx: &mut Vec<Effect>) {
+        if self.allocs.is_unread(id) {
+            return;
+        }
         let Some(t) = self.allocs.get_mut(id) else { return };
         let Some(alloc) = &t.alloc else {
             self.rest(id, now);
@@ -518,7 +534,7 @@ impl Book {
             }
             return;
         };
-        let stop = self.stops.get(&key).filter(|s| s.covers(&spec));
+        let stop = self.jobs.get(&key).filter(|s| s.covers(&spec));
         let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
         let node = alloc.node.clone();
         let drain = match self.drains.of(alloc) {
@@ -583,7 +599,7 @@ impl Book {
         if t.busy || t.next_try.is_some_and(|at| at > now + self.gather(t.shared)) {
             return;
         }
-        let stop = self.stops.get(&alloc.job_key()).filter(|s| s.covers(spec));
+        let stop = self.jobs.get(&alloc.job_key()).filter(|s| s.covers(spec));
         let (demands, late): (&[Demand], _) = stop.map_or((&[], Duration::ZERO), |s| (&s.demands, s.late));
         let Known::Is(drain) = self.drains.of(alloc) else { return };
         let derived = derive(alloc, &Context { spec, demands, late, drain, graces: &self.graces, memory: &t.records, now });
@@ -627,7 +643,7 @@ impl Book {
             keys.insert(r.job);
         }
         for key in keys {
-            self.by_job.remove(&key, id);
+            self.jobs.remove(&key, id);
             self.check_ready(&key, fx);
         }
         for node in nodes {
@@ -641,7 +657,7 @@ impl Book {
         if let Some(at) = t.wake {
             self.wakes.remove(&(at, id.clone()));
         }
-        self.by_job.remove(key, id);
+        self.jobs.remove(key, id);
         if let Some(alloc) = t.alloc {
             self.by_node.remove(&alloc.node, id);
         }

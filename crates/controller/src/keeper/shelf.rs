@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use curfew_core::clock::{Basis, Cause, ClockKey, ClockRecord};
 use curfew_core::spec::JobSpec;
-use curfew_core::{AllocId, Allocation, Desired, JobKey, NodeId, OpId, TaskName, Timestamp};
+use curfew_core::{AllocId, Allocation, Desired, JobId, JobKey, NodeId, OpId, TaskName, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::book::has_sign;
+use super::specs::{Registration, Shapes};
 
 /// Nearer than this to its next look, an allocation stays as it is.
 const NEAR: Duration = Duration::from_secs(5);
@@ -71,6 +72,7 @@ impl Tracked {
             open: self.alloc.as_ref().filter(told).is_some_and(|a| a.any_task_lives() || a.may_still_start()),
             away: self.node_away().is_some(),
             busy: self.busy,
+            unread: self.alloc.is_none(),
         }
     }
 }
@@ -87,19 +89,28 @@ pub(super) struct Glance {
     /// See [`Tracked::node_away`].
     pub(super) away: bool,
     pub(super) busy: bool,
+    /// Nothing of it was read since the restart.
+    unread: bool,
 }
 
 /// Where it is kept.
 enum Place {
     Open(Box<Tracked>),
-    Packed { bytes: Box<[u8]>, wake: Option<Timestamp>, glance: Glance },
+    /// The specification's shape lies with the others', the rest of it in the bytes.
+    Packed {
+        bytes: Box<[u8]>,
+        shape: Option<Arc<[u8]>>,
+        glance: Glance,
+    },
 }
 
 impl Place {
     fn view(&self, id: &AllocId) -> View<'_> {
         match self {
             Place::Open(t) => View::Open(t),
-            Place::Packed { bytes, wake, glance } => View::Copy(Box::new(Flat::unpack(bytes, id, *wake, glance.seen))),
+            Place::Packed { bytes, shape, glance } => {
+                View::Copy(Box::new(Flat::unpack(bytes, shape.as_deref(), id, glance.seen)))
+            }
         }
     }
 
@@ -128,16 +139,19 @@ impl Deref for View<'_> {
 }
 
 #[derive(Default)]
-pub(super) struct Shelf(HashMap<AllocId, Place>);
+pub(super) struct Shelf {
+    places: HashMap<AllocId, Place>,
+    shapes: Shapes,
+}
 
 impl Shelf {
     pub(super) fn get(&self, id: &AllocId) -> Option<View<'_>> {
-        self.0.get_key_value(id).map(|(id, place)| place.view(id))
+        self.places.get_key_value(id).map(|(id, place)| place.view(id))
     }
 
     /// To change it. It lies open until [`Shelf::rest`].
     pub(super) fn get_mut(&mut self, id: &AllocId) -> Option<&mut Tracked> {
-        let place = self.0.get_mut(id)?;
+        let place = self.places.get_mut(id)?;
         if let View::Copy(t) = place.view(id) {
             *place = Place::Open(t);
         }
@@ -147,56 +161,60 @@ impl Shelf {
 
     /// Begins to track it, when it is not yet.
     pub(super) fn add(&mut self, id: &AllocId) {
-        if !self.0.contains_key(id) {
-            self.0.insert(id.clone(), Place::Open(Box::default()));
+        if !self.places.contains_key(id) {
+            self.places.insert(id.clone(), Place::Open(Box::default()));
         }
     }
 
     pub(super) fn remove(&mut self, id: &AllocId) -> Option<Tracked> {
-        self.0.remove(id).map(|place| match place {
+        self.places.remove(id).map(|place| match place {
             Place::Open(t) => *t,
-            Place::Packed { bytes, wake, glance } => Flat::unpack(&bytes, id, wake, glance.seen),
+            Place::Packed { bytes, shape, glance } => Flat::unpack(&bytes, shape.as_deref(), id, glance.seen),
         })
     }
 
     /// Packs it when it has nothing to do for a while.
     pub(super) fn rest(&mut self, id: &AllocId, now: Timestamp) {
-        let Some((id, Place::Open(t))) = self.0.get_key_value(id) else { return };
-        let (glance, wake) = (t.glance(), t.wake);
-        if t.busy || !t.shots.is_empty() || wake.unwrap_or(Timestamp::LATEST).min(glance.due) < now + NEAR {
+        let Some(place) = self.places.get_mut(id) else { return };
+        let Place::Open(t) = place else { return };
+        let glance = t.glance();
+        if t.busy || !t.shots.is_empty() || t.wake.unwrap_or(Timestamp::LATEST).min(glance.due) < now + NEAR {
             return;
         }
+        let shape = t.spec.as_ref().map(|spec| self.shapes.of(spec));
         let bytes = pack(&Flat::of(t));
-        let same = || format!("{t:?}") == format!("{:?}", Flat::unpack(&bytes, id, wake, glance.seen));
+        let same = || format!("{t:?}") == format!("{:?}", Flat::unpack(&bytes, shape.as_deref(), id, glance.seen));
         debug_assert!(same(), "{t:?} is another when it is unpacked");
-        let packed = Place::Packed { bytes, wake, glance };
-        if let Some(place) = self.0.get_mut(&id.clone()) {
-            *place = packed;
-        }
+        *place = Place::Packed { bytes, shape, glance };
     }
 
     /// The id as it is kept here: whoever keeps this one needs no room for another.
     pub(super) fn id(&self, id: &AllocId) -> Option<&AllocId> {
-        self.0.get_key_value(id).map(|(id, _)| id)
+        self.places.get_key_value(id).map(|(id, _)| id)
     }
 
     pub(super) fn glance(&self, id: &AllocId) -> Option<Glance> {
-        self.0.get(id).map(Place::glance)
+        self.places.get(id).map(Place::glance)
+    }
+
+    /// It rests since a restart: there is nothing to derive a clock from.
+    pub(super) fn is_unread(&self, id: &AllocId) -> bool {
+        matches!(self.places.get(id), Some(Place::Packed { glance: Glance { unread: true, .. }, .. }))
     }
 
     pub(super) fn glances(&self) -> impl Iterator<Item = (&AllocId, Glance)> {
-        self.0.iter().map(|(id, place)| (id, place.glance()))
+        self.places.iter().map(|(id, place)| (id, place.glance()))
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.places.is_empty()
     }
 
     /// How many do not lie packed.
     #[cfg(test)]
     pub(super) fn open(&self) -> usize {
-        self.0.values().filter(|place| matches!(place, Place::Open(_))).count()
+        self.places.values().filter(|place| matches!(place, Place::Open(_))).count()
     }
 }
 
@@ -212,19 +230,44 @@ pub(super) fn unpack<T: DeserializeOwned>(bytes: &[u8]) -> T {
 /// A [`Tracked`] as it is packed: without what lies beside it, and nothing twice.
 #[derive(Serialize, Deserialize)]
 struct Flat<'a> {
-    alloc: Option<Cow<'a, Allocation>>,
-    spec: Option<Cow<'a, JobSpec>>,
+    /// Without its id and name.
+    alloc: Option<(Allocation, Name<'a>)>,
+    spec: Option<Registration>,
     records: Vec<FlatRecord>,
     unreachable: Cow<'a, [TaskName]>,
+    wake: Option<Timestamp>,
     next_try: Option<Timestamp>,
     unsupported: Cow<'a, [ClockKey]>,
     shared: bool,
 }
 
 #[derive(Serialize, Deserialize)]
+enum Name<'a> {
+    /// `job.group[index]`, as Nomad makes them.
+    Index(u32),
+    Text(Cow<'a, str>),
+}
+
+impl<'a> Name<'a> {
+    fn of(alloc: &'a Allocation) -> Self {
+        let index = alloc.name.strip_suffix(']').and_then(|name| name.rsplit_once('[')?.1.parse().ok());
+        let index = index.filter(|i| Name::Index(*i).of_job(&alloc.job, &alloc.group) == alloc.name);
+        index.map_or(Name::Text(Cow::Borrowed(&alloc.name)), Name::Index)
+    }
+
+    fn of_job(self, job: &JobId, group: &str) -> String {
+        match self {
+            Name::Index(index) => format!("{job}.{group}[{index}]"),
+            Name::Text(name) => name.into_owned(),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
 struct FlatRecord {
     task: TaskName,
-    incarnation: Timestamp,
+    /// Where it is not the allocation's.
+    incarnation: Option<Timestamp>,
     /// Job, node and its name, where they are not the allocation's.
     of: Option<(JobKey, NodeId, String)>,
     operation: Option<OpId>,
@@ -244,27 +287,28 @@ struct FlatRecord {
 impl<'a> Flat<'a> {
     fn of(tracked: &'a Tracked) -> Self {
         // All of it by name, so that a field that is new does not get lost.
-        let Tracked { alloc, spec, records, unreachable, next_try, unsupported, shared, busy: _, wake: _, shots: _, seen: _ } =
+        let Tracked { alloc, spec, records, unreachable, wake, next_try, unsupported, shared, busy: _, shots: _, seen: _ } =
             tracked;
         Self {
-            alloc: alloc.as_ref().map(Cow::Borrowed),
-            spec: spec.as_deref().map(Cow::Borrowed),
+            alloc: alloc.as_ref().map(|a| (Allocation { id: "".into(), name: String::new(), ..a.clone() }, Name::of(a))),
+            spec: spec.as_deref().map(Registration::of),
             records: records.iter().map(|r| FlatRecord::of(r, alloc.as_ref())).collect(),
             unreachable: Cow::Borrowed(unreachable),
+            wake: *wake,
             next_try: *next_try,
             unsupported: Cow::Borrowed(unsupported),
             shared: *shared,
         }
     }
 
-    fn unpack(bytes: &[u8], id: &AllocId, wake: Option<Timestamp>, seen: Timestamp) -> Tracked {
-        let Flat { alloc, spec, records, unreachable, next_try, unsupported, shared } = unpack::<Flat<'static>>(bytes);
+    fn unpack(bytes: &[u8], shape: Option<&[u8]>, id: &AllocId, seen: Timestamp) -> Tracked {
+        let Flat { alloc, spec, records, unreachable, wake, next_try, unsupported, shared } = unpack::<Flat<'static>>(bytes);
         // With the one id that all of them share.
-        let alloc = alloc.map(|a| Allocation { id: id.clone(), ..a.into_owned() });
+        let alloc = alloc.map(|(a, name)| Allocation { id: id.clone(), name: name.of_job(&a.job, &a.group), ..a });
         Tracked {
             records: records.into_iter().map(|r| r.record(id, alloc.as_ref())).collect(),
             alloc,
-            spec: spec.map(|s| Arc::new(s.into_owned())),
+            spec: spec.zip(shape).map(|(r, shape)| Arc::new(r.spec(shape))),
             unreachable: unreachable.into_owned(),
             next_try,
             unsupported: unsupported.into_owned(),
@@ -275,6 +319,10 @@ impl<'a> Flat<'a> {
             seen,
         }
     }
+}
+
+fn incarnation_of(task: &TaskName, alloc: Option<&Allocation>) -> Option<Timestamp> {
+    alloc?.tasks.get(task)?.incarnation()
 }
 
 impl FlatRecord {
@@ -298,6 +346,7 @@ impl FlatRecord {
             ended_at,
         } = record.clone();
         let allocs = alloc.is_some_and(|a| a.job_key() == job && a.node == node && a.node_name == node_name);
+        let incarnation = Some(incarnation).filter(|i| incarnation_of(&task, alloc) != Some(*i));
         Self {
             task,
             incarnation,
@@ -319,9 +368,11 @@ impl FlatRecord {
 
     fn record(self, id: &AllocId, alloc: Option<&Allocation>) -> ClockRecord {
         let allocs = || alloc.map(|a| (a.job_key(), a.node.clone(), a.node_name.clone()));
-        let (job, node, node_name) = self.of.or_else(allocs).expect("left out only where the allocation has it");
+        const LEFT_OUT: &str = "left out only where the allocation has it";
+        let (job, node, node_name) = self.of.or_else(allocs).expect(LEFT_OUT);
+        let incarnation = self.incarnation.or_else(|| incarnation_of(&self.task, alloc)).expect(LEFT_OUT);
         ClockRecord {
-            key: ClockKey { alloc: id.clone(), task: self.task, incarnation: self.incarnation },
+            key: ClockKey { alloc: id.clone(), task: self.task, incarnation },
             job,
             node,
             node_name,
@@ -417,11 +468,11 @@ mod tests {
     }
 
     fn shelf(t: Tracked) -> Shelf {
-        Shelf([(AllocId::from(ID), Place::Open(Box::new(t)))].into_iter().collect())
+        Shelf { places: [(AllocId::from(ID), Place::Open(Box::new(t)))].into_iter().collect(), ..Shelf::default() }
     }
 
     fn packed(s: &Shelf) -> Option<usize> {
-        s.0.values().find_map(|place| match place {
+        s.places.values().find_map(|place| match place {
             Place::Packed { bytes, .. } => Some(bytes.len()),
             Place::Open(_) => None,
         })
@@ -432,7 +483,7 @@ mod tests {
         let mut s = shelf(stopped());
         s.rest(&ID.into(), at(100));
         let bytes = packed(&s).unwrap();
-        assert!(bytes <= 340, "{bytes} bytes; many more of these are kept than of anything else");
+        assert!(bytes <= 240, "{bytes} bytes; many more of these are kept than of anything else");
         assert!(size_of::<Place>() <= 64, "{}", size_of::<Place>());
     }
 
@@ -442,11 +493,13 @@ mod tests {
         t.unreachable = vec!["server".into()];
         t.next_try = Some(at(20));
         t.unsupported = vec![t.records[0].key.clone()];
+        t.alloc.as_mut().unwrap().name = "match-48213.game[01]".into();
         // Of another job and node, as far as the records know, and with everything that one can have.
         let mut other = t.records[0].clone();
         (other.job, other.node, other.node_name) = (JobKey::new("games", "other"), "not a uuid".into(), "elsewhere".into());
         (other.unreachable_at, other.last_attempt_at, other.signalled_at) = (Some(at(1)), Some(at(2)), Some(at(3)));
         (other.last_error, other.ended_at, other.attempts) = (Some("no path to node".into()), Some(at(4)), 7);
+        other.key.incarnation = at(-9);
         (other.cause, other.basis, other.operation) = (Cause::SiblingEnded, Basis::Seen, None);
         t.records.push(other);
         let before = (format!("{t:?}"), t.glance());

@@ -3,26 +3,68 @@
 //! The event stream tells every registration in order, so while it is unbroken the newest specification registered before an
 //! allocation was created is that allocation's. After a gap that is not certain any more, and the cache is emptied.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use curfew_core::spec::JobSpec;
 use curfew_core::{Allocation, JobKey};
+use serde::{Deserialize, Serialize};
 
 use super::shelf::{pack, unpack};
 
 /// Versions kept of one job: Nomad itself keeps six.
 const VERSIONS: usize = 6;
 
-/// One registration: what it is looked up by, and the whole of it packed.
-struct Version {
+/// What a specification does not share with those of other allocations, jobs and versions.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Registration {
     version: u64,
     job_modify_index: u64,
     stopped: bool,
-    spec: Box<[u8]>,
 }
 
+impl Registration {
+    pub(super) fn of(spec: &JobSpec) -> Self {
+        let JobSpec { version, job_modify_index, stopped, .. } = *spec;
+        Self { version, job_modify_index, stopped }
+    }
+
+    pub(super) fn spec(self, shape: &[u8]) -> JobSpec {
+        let Self { version, job_modify_index, stopped } = self;
+        JobSpec { version, job_modify_index, stopped, ..unpack(shape) }
+    }
+}
+
+/// The rest of specifications, packed. A thousand allocations of one job, and jobs made from one template, have one shape.
+#[derive(Default)]
+pub(super) struct Shapes {
+    kept: HashSet<Arc<[u8]>>,
+    /// How many may be kept before those that nobody has any more are dropped.
+    most: usize,
+}
+
+impl Shapes {
+    pub(super) fn of(&mut self, spec: &JobSpec) -> Arc<[u8]> {
+        let shape = pack(&JobSpec { version: 0, job_modify_index: 0, stopped: false, ..spec.clone() });
+        if let Some(kept) = self.kept.get(&*shape) {
+            return kept.clone();
+        }
+        if self.kept.len() >= self.most {
+            self.kept.retain(|shape| Arc::strong_count(shape) > 1);
+            self.most = (2 * self.kept.len()).max(64);
+        }
+        let shape: Arc<[u8]> = shape.into();
+        self.kept.insert(shape.clone());
+        shape
+    }
+}
+
+/// Of one job, by `job_modify_index`.
+type Versions = Vec<(Registration, Arc<[u8]>)>;
+
 pub struct Specs {
-    jobs: HashMap<JobKey, Vec<Version>>,
+    jobs: HashMap<JobKey, Versions>,
+    shapes: Shapes,
     /// Oldest insertion first.
     order: VecDeque<JobKey>,
     capacity: usize,
@@ -30,7 +72,7 @@ pub struct Specs {
 
 impl Specs {
     pub fn new(capacity: usize) -> Self {
-        Self { jobs: HashMap::new(), order: VecDeque::new(), capacity }
+        Self { jobs: HashMap::new(), shapes: Shapes::default(), order: VecDeque::new(), capacity }
     }
 
     pub fn insert(&mut self, key: &JobKey, spec: &JobSpec) {
@@ -42,12 +84,12 @@ impl Specs {
             self.order.push_back(key.clone());
         }
         let versions = self.jobs.entry(key.clone()).or_default();
-        let JobSpec { version, job_modify_index, stopped, .. } = *spec;
-        versions.retain(|v| v.job_modify_index != job_modify_index);
+        let new = Registration::of(spec);
+        versions.retain(|(v, _)| v.job_modify_index != new.job_modify_index);
         // A Vec would make room for four of the first.
         versions.reserve_exact(1);
-        let at = versions.partition_point(|v| v.job_modify_index < job_modify_index);
-        versions.insert(at, Version { version, job_modify_index, stopped, spec: pack(spec) });
+        let at = versions.partition_point(|(v, _)| v.job_modify_index < new.job_modify_index);
+        versions.insert(at, (new, self.shapes.of(spec)));
         if versions.len() > VERSIONS {
             versions.remove(0);
         }
@@ -56,7 +98,8 @@ impl Specs {
     /// The specification of an allocation. Its version says which when it is known (not in events).
     pub fn of(&self, alloc: &Allocation) -> Option<JobSpec> {
         let versions = self.jobs.get(&alloc.job_key())?;
-        let newest = |pred: &dyn Fn(&Version) -> bool| versions.iter().rev().find(|v| pred(v)).map(|v| unpack(&v.spec));
+        let newest =
+            |pred: &dyn Fn(&Registration) -> bool| versions.iter().rev().find(|(v, _)| pred(v)).map(|(v, shape)| v.spec(shape));
         match alloc.job_version {
             // An in-place update gives an older allocation a newer version; a purged job starts again at version 0.
             Some(version) => newest(&|v| v.version == version && v.job_modify_index <= alloc.modify_index),
@@ -66,7 +109,7 @@ impl Specs {
 
     /// The newest registration known of a job.
     pub fn newest(&self, key: &JobKey) -> Option<JobSpec> {
-        self.jobs.get(key)?.last().map(|v| unpack(&v.spec))
+        self.jobs.get(key)?.last().map(|(v, shape)| v.spec(shape))
     }
 
     pub fn forget(&mut self, key: &JobKey) {
@@ -77,5 +120,33 @@ impl Specs {
     pub fn clear(&mut self) {
         self.jobs.clear();
         self.order.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn one_shape_for_all_that_have_it_and_none_for_nobody() {
+        let spec = |name: String, version| {
+            JobSpec::from_json(&json!({
+                "Type": "batch", "Version": version, "JobModifyIndex": 10 + version, "Stop": version == 2, "TaskGroups": [{ "Name": name }],
+            }))
+        };
+        let mut shapes = Shapes::default();
+        let (first, second) = (spec("game".into(), 1), spec("game".into(), 2));
+        let shared = shapes.of(&first);
+        assert!(Arc::ptr_eq(&shared, &shapes.of(&second)) && !Arc::ptr_eq(&shared, &shapes.of(&spec("other".into(), 1))));
+        for s in [first, second] {
+            assert_eq!(Registration::of(&s).spec(&shared), s);
+        }
+        for i in 0..1000 {
+            shapes.of(&spec(i.to_string(), 1));
+        }
+        assert!(shapes.kept.len() <= 64, "{} are kept", shapes.kept.len());
+        assert!(Arc::ptr_eq(&shared, &shapes.of(&spec("game".into(), 3))), "somebody has it");
     }
 }

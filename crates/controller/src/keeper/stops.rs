@@ -76,8 +76,8 @@ impl Book {
     /// A stop was accepted, joined, or found again after a restart.
     pub fn stop_opened(&mut self, op: &Operation, now: Timestamp, fx: &mut Vec<Effect>) {
         let Request::Stop { target, demands } = &op.request else { return };
-        let (key, demands) = (self.by_job.key(target).unwrap_or(target).clone(), demands.as_slice().into());
-        match self.stops.get_mut(&key) {
+        let (key, demands) = (self.kept(target), demands.as_slice().into());
+        match self.jobs.get_mut(&key) {
             Some(s) if s.op == op.id => {
                 if op.revision >= s.revision {
                     (s.demands, s.revision) = (demands, op.revision);
@@ -101,7 +101,7 @@ impl Book {
                 }
                 let (revision, late) = (op.revision, op.late());
                 let stop = Stop { op: op.id, demands, revision, late, delete_index, eval, eval_done: false, gap, ready: false };
-                self.stops.insert(key.clone(), Box::new(stop));
+                self.jobs.put(&key, stop);
             }
         }
         self.settle_job(&key, now, fx);
@@ -122,7 +122,7 @@ impl Book {
     }
 
     fn told(&mut self, op: OpId, key: &JobKey, index: Option<u64>, eval: Option<EvalId>) {
-        let Some(s) = self.stops.get_mut(key).filter(|s| s.op == op) else { return };
+        let Some(s) = self.jobs.get_mut(key).filter(|s| s.op == op) else { return };
         if let Some(old) = s.eval.take() {
             self.evals.remove(&old);
         }
@@ -145,7 +145,7 @@ impl Book {
             self.early_evals.push_back(eval.clone());
             return;
         };
-        if let Some(s) = self.stops.get_mut(&key).filter(|s| s.eval.as_ref() == Some(eval)) {
+        if let Some(s) = self.jobs.get_mut(&key).filter(|s| s.eval.as_ref() == Some(eval)) {
             (s.eval_done, s.eval) = (true, None);
         }
         self.check_ready(&key, fx);
@@ -153,20 +153,20 @@ impl Book {
 
     /// The operation is finished; what was kept for its report can go.
     pub fn stop_closed(&mut self, op: OpId, key: &JobKey, now: Timestamp, fx: &mut Vec<Effect>) {
-        if self.stops.get(key).is_none_or(|s| s.op != op) {
+        if self.jobs.get(key).is_none_or(|s| s.op != op) {
             return;
         }
-        if let Some(eval) = self.stops.remove(key).and_then(|s| s.eval) {
+        if let Some(eval) = self.jobs.take(key).and_then(|s| s.eval) {
             self.evals.remove(&eval);
         }
         self.settle_job(key, now, fx);
     }
 
     pub fn stop_report(&self, op: OpId, key: &JobKey, now: Timestamp) -> Option<StopReport> {
-        let stop = self.stops.get(key).filter(|s| s.op == op)?;
+        let stop = self.jobs.get(key).filter(|s| s.op == op)?;
         let mut report = StopReport { eval_done: stop.eval_done, gap: stop.gap, ..StopReport::default() };
         let (mut live, mut nodes) = (0usize, BTreeSet::new());
-        for id in self.by_job.of(key) {
+        for id in self.jobs.of(key) {
             let Some(t) = self.allocs.get(id).filter(|t| self.covered(stop, t)) else { continue };
             let Some(alloc) = &t.alloc else {
                 report.open.push(id.clone());
@@ -241,15 +241,15 @@ impl Book {
     }
 
     pub(super) fn check_ready(&mut self, key: &JobKey, fx: &mut Vec<Effect>) {
-        let Some(stop) = self.stops.get(key) else { return };
+        let Some(stop) = self.jobs.get(key) else { return };
         let open = |id: &AllocId| {
             self.allocs.get(id).is_some_and(|t| self.covered(stop, &t) && t.alloc.as_ref().is_none_or(|_| !self.over(&t, t.seen)))
         };
-        let ready = stop.eval_done && stop.delete_index.is_some() && !self.by_job.of(key).any(open);
+        let ready = stop.eval_done && stop.delete_index.is_some() && !self.jobs.of(key).any(open);
         if ready && !stop.ready {
             fx.push(Effect::Nudge(stop.op));
         }
-        if let Some(stop) = self.stops.get_mut(key) {
+        if let Some(stop) = self.jobs.get_mut(key) {
             stop.ready = ready;
         }
     }

@@ -255,7 +255,7 @@ fn a_healthy_allocation_leaves_no_trace() {
     assert_eq!(observe(&mut b, Shown::healthy(), 1000), []);
     let restarted_before = vec![event(EventKind::Terminated, 500), event(EventKind::Started, 600)];
     assert_eq!(observe(&mut b, Shown { events: restarted_before, ..Shown::healthy() }, 1000), []);
-    assert!(b.allocs.is_empty() && b.by_job.is_empty() && b.next_wake().is_none());
+    assert!(b.allocs.is_empty() && b.jobs.is_empty() && b.next_wake().is_none());
 }
 
 #[test]
@@ -429,7 +429,7 @@ fn a_stop_is_ready_when_everything_was_told_and_is_over() {
     assert_eq!(report.allocations[0].tasks[0].exit_code, Some(0));
     b.stop_closed(op.id, &key(), at(1700), &mut fx);
     assert_eq!(did(&mut fx), [Did::Forget]);
-    assert!(b.allocs.is_empty() && b.stops.is_empty() && b.evals.is_empty());
+    assert!(b.allocs.is_empty() && b.jobs.is_empty() && b.evals.is_empty());
 }
 
 #[test]

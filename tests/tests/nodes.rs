@@ -176,6 +176,13 @@ pub async fn what_waits_is_not_listed_while_nothing_changes(given: Given) {
     let proc = lab.start(&service(&id, vec![task("t", IMPOLITE)])).await.task("t");
     let op = lab.stop_detached(&id, &["--stop-timeout", "10m"]).await;
     clock_of(&lab, op.id).await;
+    eventually(PATIENCE, "its wait for the clock", async || match lab.curfew.operation(op.id).await.waiting_for {
+        Some(why) if why.contains("SIGKILL at") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let named = lab.proxy().seen("GET", "/v1/allocations?").into_iter().filter(|s| s.path.contains("JobID")).collect::<Vec<_>>();
+    assert!(named.is_empty(), "far from its clock a stop asks for no list of its own: {named:?}");
     let counts = || {
         let all = lab.proxy().seen("GET", "/v1/allocations?");
         let lists = all.iter().filter(|s| s.path.contains("filter=")).count();

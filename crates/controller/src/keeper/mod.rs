@@ -162,9 +162,10 @@ impl Keeper {
         let (jobs_tx, jobs_rx) = mpsc::channel(QUEUE);
         let keeper = Keeper { tx, jobs: jobs_tx };
         let mut readers = JoinSet::new();
-        readers.spawn(reader::read_jobs(parts.nomad.clone(), jobs_rx));
+        let lists = reader::Lists::default();
+        readers.spawn(reader::read_jobs(parts.nomad.clone(), lists.clone(), jobs_rx));
         let (reads_tx, reads_rx) = mpsc::channel(QUEUE);
-        readers.spawn(reader::read_allocations(parts.nomad.clone(), keeper.clone(), reads_rx));
+        readers.spawn(reader::read_allocations(parts.nomad.clone(), keeper.clone(), lists, reads_rx));
         let actor = Actor {
             book: Book::new(&parts.config, parts.actor.clone()),
             keeps: None,

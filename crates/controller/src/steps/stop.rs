@@ -64,6 +64,12 @@ impl Tools {
                 Err(e) => return Ok(self.retry(op, chain(&e), false)),
             }
         }
+        // What is listed before the clock comes to it needs no question of its own: there may be thousands of stops, and the next
+        // one's SIGTERM waits for its turn behind them.
+        let listed_often = self.config.resync_interval * 3;
+        if !report.open.is_empty() && report.deadline.is_some_and(|at| at > self.clock.now() + listed_often) {
+            return Ok(self.goes_on(op, report));
+        }
         // Each way of hearing of allocations can miss one; this asks for all that are not over.
         let open = match self.read(self.keeper.not_over(target.clone())).await? {
             Ok(open) => open,
@@ -103,11 +109,16 @@ impl Tools {
                 self.waiting(op, self.clock.now() + Duration::from_millis(500), "the last allocations to be read".into());
             return Ok(Done { result, audit: vec![] });
         }
-        let run_at = self.clock.now() + next_look(report.deadline.map(|d| d.since(self.clock.now())), !report.open.is_empty());
+        Ok(self.goes_on(op, report))
+    }
+
+    fn goes_on(&self, op: &Operation, report: StopReport) -> Done {
+        let now = self.clock.now();
+        let run_at = now + next_look(report.deadline.map(|d| d.since(now)), !report.open.is_empty());
         let why = report.waiting_for.unwrap_or_else(|| "its allocations to end".into());
         let mut result = self.waiting(op, run_at, why);
         result.deadline = report.deadline.or(op.deadline);
-        Ok(Done { result, audit: vec![] })
+        Done { result, audit: vec![] }
     }
 
     /// Nothing of it lives. Purged on evidence that is read once more; while something may live, not (design fact 6).

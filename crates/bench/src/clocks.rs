@@ -127,11 +127,12 @@ async fn register(bare: &Nomad, ids: &[String]) -> anyhow::Result<()> {
     .await
 }
 
-/// What the stops made it do is over: no step runs, and it uses less than a tenth of a core.
+/// What the stops made it do is over: no step runs, and nothing that had changed is still being listed anew.
 async fn quiet(client: &Client, controller: &Child) -> anyhow::Result<()> {
-    const LOOK: u64 = 2;
+    // Longer than from one list to the next (`resync_interval`).
+    const LOOK: u64 = 15;
     until("the controller to be idle", async || {
-        Ok(client.queue().await?.running.is_empty() && idle(controller, LOOK).await? < 10.0)
+        Ok(client.queue().await?.running.is_empty() && idle(controller, LOOK).await? < 2.0)
     })
     .await
 }

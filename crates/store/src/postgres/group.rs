@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use curfew_core::access::Token;
 use curfew_core::clock::{ClockKey, ClockRecord};
 use curfew_core::operation::Kind;
 use curfew_core::{NodeId, OpId, Timestamp};
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use uuid::Uuid;
 
 use super::record;
@@ -23,6 +24,9 @@ use crate::{Change, KindRow, Result, StoreError};
 const ROOM: usize = 4096;
 /// How many requests share a commit.
 const GROUP: usize = 256;
+/// Callers that were answered together often come again together; for so long the next group waits for as many. Else the first to come
+/// would have a commit of its own, and the others wait for that.
+const GATHER: Duration = Duration::from_millis(1);
 
 pub(super) const NOW: Query = Query { name: "now", sql: "SELECT curfew_now() AS now" };
 pub(super) const LOCKED: Query =
@@ -155,12 +159,13 @@ struct Queue {
 pub(super) struct Writer {
     sessions: Sessions,
     queue: Mutex<Queue>,
+    came: Notify,
     room: Arc<Semaphore>,
 }
 
 impl Writer {
     pub(super) fn new(sessions: Sessions) -> Arc<Self> {
-        Arc::new(Self { sessions, queue: Mutex::default(), room: Arc::new(Semaphore::new(ROOM)) })
+        Arc::new(Self { sessions, queue: Mutex::default(), came: Notify::new(), room: Arc::new(Semaphore::new(ROOM)) })
     }
 
     /// Decides in a transaction and returns when that is durable. `work` may run more than once. A caller that goes away does not
@@ -178,8 +183,9 @@ impl Writer {
             queue.waiting.push_back(Box::new(Request { needs, work, done: None, reply, _room: room }));
             !std::mem::replace(&mut queue.attended, true)
         };
-        if unattended {
-            tokio::spawn(Arc::clone(self).serve());
+        match unattended {
+            true => drop(tokio::spawn(Arc::clone(self).serve())),
+            false => self.came.notify_one(),
         }
         answer.await.unwrap_or_else(|_| Err(lost(place)))
     }
@@ -209,7 +215,18 @@ impl Writer {
                 }
                 queue.waiting.drain(..n).collect()
             };
+            let answered = group.len();
             self.commit(group).await;
+            if answered > 1 {
+                // As many, or those that have come till then.
+                let _ = tokio::time::timeout(GATHER, self.gathered(answered)).await;
+            }
+        }
+    }
+
+    async fn gathered(&self, most: usize) {
+        while self.queue().waiting.len() < most {
+            self.came.notified().await;
         }
     }
 

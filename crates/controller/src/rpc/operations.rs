@@ -189,18 +189,17 @@ pub async fn queue(State(rpc): State<Rpc>) -> Result<Json<QueueView>, Refusal> {
 }
 
 impl Rpc {
-    /// Of a page, and of those after it, what a caller of some namespaces may know of: as many as were asked for.
+    /// Of a page, and of those after it, what a caller of some namespaces may know of: as many as were asked for, or all there are. A
+    /// page with fewer is the last, whoever asks.
     async fn seen(
         &self,
         caller: &Caller,
         filter: &mut OperationFilter,
         mut page: Vec<Operation>,
     ) -> Result<Vec<Operation>, Refusal> {
-        const PAGES: usize = 20;
         let limit = std::mem::replace(&mut filter.limit, 1000);
         let mut found: Vec<Operation> = Vec::new();
-        for _ in 0..PAGES {
-            let Some(last) = page.last().map(|op| op.id) else { break };
+        while let Some(last) = page.last().map(|op| op.id) {
             found.extend(page.into_iter().filter(|op| caller.sees(op)));
             if found.len() >= limit {
                 break;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use curfew_controller::{Controller, tokens};
 use curfew_core::access::{Grant, NewToken, Proof, Scope, WorkloadRule, Workloads};
 use curfew_core::audit::Action;
-use curfew_core::operation::By;
-use curfew_core::{Clock, OpId};
+use curfew_core::operation::{By, Kind};
+use curfew_core::{Clock, JobKey, OpId};
 use curfew_store::{AuditFilter, MemoryStore, Store};
 use futures::{FutureExt, StreamExt, future};
 use jsonwebtoken::jwk::{Jwk, JwkSet};
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::kit::{Lab, hangs, until};
+use crate::kit::{Lab, hangs, stop_of, until};
 
 struct House {
     lab: Lab,
@@ -215,6 +215,21 @@ async fn a_token_for_one_namespace_sees_nothing_of_the_others() {
     let job =
         json!({"ID": "a", "Namespace": "default", "TaskGroups": [{"Name": "g", "Tasks": [{"Name": "t", "Driver": "exec"}]}]});
     assert_eq!(house.post("/v1/jobs", &prod, json!({"spec": {"json": job}})).await, forbidden);
+}
+
+#[tokio::test]
+async fn what_a_token_may_see_is_found_behind_however_many_others() {
+    let house = House::new(asking_for_tokens()).await;
+    let at = house.lab.clock.now();
+    let by = By { actor: "test".into(), reason: None, at };
+    house.store.pause_kind(Kind::Stop, by).await.unwrap();
+    let (_, prod) = house.token("prod", &[Scope::Read], &["prod"], None).await;
+    let mine = stop_of(&*house.store, JobKey::new("prod", "mine"), at - Duration::from_secs(1)).await;
+    for i in 0..20_000 {
+        house.lab.ask(&*house.store, &format!("another-{i}")).await;
+    }
+    let (status, _, list) = house.ask(reqwest::Method::GET, "/v1/operations?limit=10", Some(&prod), None).await;
+    assert_eq!((status, list.as_array().map(Vec::len), &list[0]["id"]), (200, Some(1), &json!(mine.to_string())));
 }
 
 #[tokio::test]

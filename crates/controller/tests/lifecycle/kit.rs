@@ -146,8 +146,12 @@ pub async fn stays<F: Future + Unpin>(future: &mut F, span: Duration, what: &str
 
 /// A stop of a job, as it was asked for then.
 pub async fn stop(store: &dyn Store, job: &str, at: Timestamp) -> OpId {
+    stop_of(store, JobKey::new("default", job), at).await
+}
+
+pub async fn stop_of(store: &dyn Store, target: JobKey, at: Timestamp) -> OpId {
     let demands = vec![Demand { at, stop_timeout: None, until: None, no_shutdown_delay: false, purge: false, job_index: 0 }];
-    let request = Request::Stop { target: JobKey::new("default", job), demands };
+    let request = Request::Stop { target, demands };
     let id = OpId::new(at);
     let new = NewOperation {
         parent: None,

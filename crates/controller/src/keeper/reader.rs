@@ -5,7 +5,7 @@ use curfew_nomad::{BadAllocation, Nomad};
 use futures::StreamExt;
 use futures::stream::{self, FuturesUnordered};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -14,30 +14,58 @@ use super::Keeper;
 
 /// What a list may take for each single read that it saves.
 const SINGLE: Duration = Duration::from_millis(5);
-/// A list is tried again after this: the cluster may be smaller.
-const LIST_AGAIN: Duration = Duration::from_secs(600);
+/// A list is tried again after this: it may have been a bad moment.
+const LIST_AGAIN: Duration = Duration::from_secs(60);
 /// Single reads of one batch under way at once.
 const AT_ONCE: usize = 16;
 
 /// How long lists take. For each, however few it names, Nomad goes through every allocation of the cluster: in a small one it is
 /// the cheapest read, in one of a hundred thousand it takes seconds.
 #[derive(Clone, Default)]
-pub(super) struct Lists(Arc<Mutex<Option<(Duration, Instant)>>>);
+pub(super) struct Lists(Arc<Mutex<Took>>);
+
+#[derive(Clone, Copy, Default)]
+enum Took {
+    #[default]
+    Unknown,
+    /// The first is under way.
+    Soon,
+    Known(Duration, Instant),
+}
 
 impl Lists {
+    fn took(&self) -> MutexGuard<'_, Took> {
+        // What it guards is whole between any two calls.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether one is to be made of so many single reads.
     fn worth(&self, reads: usize) -> bool {
-        let took = self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|(took, _)| took);
-        reads > 1 && took.is_none_or(|took| took < SINGLE * u32::try_from(reads).unwrap_or(u32::MAX))
+        let mut took = self.took();
+        match *took {
+            _ if reads < 2 => false,
+            Took::Unknown => {
+                *took = Took::Soon;
+                true
+            }
+            Took::Soon => false,
+            Took::Known(took, _) => took < SINGLE * u32::try_from(reads).unwrap_or(u32::MAX),
+        }
     }
 
     /// Whether it is long ago that one was made.
     fn to_be_tried(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|(_, made)| made.elapsed() > LIST_AGAIN)
+        matches!(*self.took(), Took::Known(_, made) if made.elapsed() > LIST_AGAIN)
     }
 
-    fn took(&self, began: Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((began.elapsed(), Instant::now()));
+    /// One was made, or could not be: that says nothing of how long they take.
+    fn made(&self, began: Instant, whole: bool) {
+        let mut took = self.took();
+        *took = match *took {
+            _ if whole => Took::Known(began.elapsed(), Instant::now()),
+            Took::Soon => Took::Unknown,
+            known => known,
+        };
     }
 }
 
@@ -82,7 +110,7 @@ async fn read_batch(nomad: Nomad, keeper: Keeper, lists: Lists, batch: Vec<ReadA
         let began = Instant::now();
         let ids: Vec<AllocId> = listed.into_iter().map(|r| r.id).collect();
         let read = nomad.allocations_by_id(&ids).await;
-        lists.took(began);
+        lists.made(began, read.is_ok());
         match read {
             Ok(page) => {
                 let mut found: HashMap<AllocId, Allocation> = page.allocations.into_iter().map(|a| (a.id.clone(), a)).collect();
@@ -156,7 +184,7 @@ pub(super) async fn read_jobs(nomad: Nomad, lists: Lists, mut wanted: mpsc::Rece
         }
         let began = Instant::now();
         let answer = nomad.not_over_allocations(&keys).await.map_err(|e| crate::error::chain(&e));
-        lists.took(began);
+        lists.made(began, answer.is_ok());
         // Somebody's unreadable allocation could be this job's.
         let answer = answer.and_then(|page| readable(page.allocations, &page.bad));
         for r in batch {
@@ -192,15 +220,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_list_is_worth_what_it_saves() {
         let lists = Lists::default();
-        assert!(lists.worth(2) && lists.worth(128) && !lists.worth(1) && lists.to_be_tried());
-        let took = async |time: Duration| {
+        let made = async |time: Duration, whole: bool| {
             let began = Instant::now();
             tokio::time::advance(time).await;
-            lists.took(began);
+            lists.made(began, whole);
         };
-        took(Duration::from_millis(159)).await;
+        assert!(!lists.worth(1) && lists.worth(2), "the first tells");
+        assert!(!lists.worth(BATCH), "nobody else waits to be told");
+        made(Duration::from_secs(10), false).await;
+        assert!(lists.worth(2));
+        made(Duration::from_millis(159), true).await;
         assert!(lists.worth(32) && !lists.worth(31));
-        took(Duration::from_secs(3)).await;
+        made(Duration::from_secs(10), false).await;
+        assert!(lists.worth(32), "what failed after a long time is no slow list");
+        made(Duration::from_secs(3), true).await;
         assert!(!lists.worth(BATCH) && !lists.to_be_tried());
         tokio::time::advance(LIST_AGAIN + Duration::from_millis(1)).await;
         assert!(!lists.worth(BATCH) && lists.to_be_tried(), "no SIGKILL waits for the attempt");
@@ -255,7 +288,7 @@ mod tests {
         let lives = [vec![], vec!["lives".to_owned()], vec!["lives-too".into()], vec![]];
         let before = counts();
         assert_eq!((answers().await, counts()), (lives.to_vec(), (before.0 + 1, before.1)));
-        *lists.0.lock().unwrap() = Some((Duration::from_secs(3), Instant::now()));
+        *lists.took() = Took::Known(Duration::from_secs(3), Instant::now());
         assert_eq!((answers().await, counts()), (lives.to_vec(), (before.0 + 1, before.1 + 4)));
         reading.abort();
         cluster.shutdown().await;

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,7 +40,7 @@ use db::{Db, Query};
 use operations::Call;
 use owner::Owner;
 use readers::Readers;
-use writer::{Writer, lock};
+use writer::{Owned, Writer};
 
 const CHECK: Query<'_> = Query {
     name: "check",
@@ -58,8 +58,6 @@ pub struct SqliteStore {
     /// Absent for a database in memory, which has the one connection.
     readers: Option<Arc<Readers>>,
     writer: Arc<Writer>,
-    /// Given up last.
-    owner: Mutex<Option<Owner>>,
 }
 
 impl SqliteStore {
@@ -80,8 +78,8 @@ impl SqliteStore {
         Db::new(&conn, &path).execute(&RELEASE, [])?;
         Db::new(&conn, &path).execute(&FREE_DUTY, [])?;
         let readers = Readers::open(path.clone())?;
-        let writer = Writer::new(conn, path.clone());
-        Ok(Arc::new(SqliteStore { path, readers: Some(readers), writer, owner: Mutex::new(Some(owner)) }))
+        let writer = Writer::new(Owned { conn, owner: Some(owner) }, path.clone());
+        Ok(Arc::new(SqliteStore { path, readers: Some(readers), writer }))
     }
 
     /// A database that is gone with the last reference to it; for tests.
@@ -91,8 +89,8 @@ impl SqliteStore {
         let conn = Connection::open_in_memory().map_err(failed)?;
         db::settle(&conn).map_err(failed)?;
         schema::migrate(&conn, &path)?;
-        let writer = Writer::new(conn, path.clone());
-        Ok(Arc::new(SqliteStore { path, readers: None, writer, owner: Mutex::new(None) }))
+        let writer = Writer::new(Owned { conn, owner: None }, path.clone());
+        Ok(Arc::new(SqliteStore { path, readers: None, writer }))
     }
 
     async fn write<T, F>(&self, work: F) -> Result<T>
@@ -299,15 +297,14 @@ impl Store for SqliteStore {
         if let Some(readers) = &self.readers {
             readers.close().await;
         }
-        let Some(conn) = self.writer.close().await else { return Ok(()) };
+        let Some(Owned { conn, owner }) = self.writer.close().await else { return Ok(()) };
         let path = self.path.clone();
         let fold = move || {
             let folded = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             let closed = conn.close().map_err(|(_, e)| e);
+            drop(owner);
             folded.and(closed).map_err(|e| trouble::sql(&path, "close", e))
         };
-        let done = tokio::task::spawn_blocking(fold).await.unwrap_or_else(|_| Err(trouble::lost(&self.path)));
-        drop(lock(&self.owner).take());
-        done
+        tokio::task::spawn_blocking(fold).await.unwrap_or_else(|_| Err(trouble::lost(&self.path)))
     }
 }

@@ -9,7 +9,7 @@ use futures::future::poll_immediate;
 use rusqlite::Connection;
 
 use super::db::{Db, Query};
-use super::writer::Writer;
+use super::writer::{Owned, Writer};
 use super::{SqliteStore, clocks, operations, schema, tokens, trouble};
 use crate::{Result, Store, StoreError};
 
@@ -29,7 +29,7 @@ fn writer() -> (tempfile::TempDir, Arc<Writer>) {
     )
     .unwrap();
     conn.busy_timeout(Duration::ZERO).unwrap();
-    (dir, Writer::new(conn, path))
+    (dir, Writer::new(Owned { conn, owner: None }, path))
 }
 
 /// Holds the writer in a commit of its own until released, so that what is asked for meanwhile makes one group.
@@ -159,6 +159,26 @@ async fn a_panic_in_a_request_stops_nobody_else() {
     assert!(panicked.unwrap_err().to_string().contains("failed by a bug in curfew and was not written"));
     two.unwrap();
     assert_eq!(numbers(&writer).await, [2]);
+}
+
+/// Somebody who opens it then would find it change under his hands.
+#[tokio::test]
+async fn a_store_that_is_gone_has_its_file_until_its_last_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("curfew.db");
+    let store = SqliteStore::open(&path).unwrap();
+    let held = Held::hold(&store.writer).await;
+    held.task.abort();
+    drop(store);
+    let early = SqliteStore::open(&path).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(early.contains("is in use by"), "{early:?}");
+    held.release.send(()).unwrap();
+    let opened = async {
+        while SqliteStore::open(&path).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), opened).await.expect("given up when the write was over");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, oneshot};
 
 use super::db::Db;
+use super::owner::Owner;
 use super::trouble;
 use crate::{CHANGES, Change, Result, StoreError};
 
@@ -26,9 +27,16 @@ pub(super) struct Writer {
     path: PathBuf,
     queue: Mutex<Queue>,
     room: Arc<Semaphore>,
-    conn: Mutex<Option<Connection>>,
+    conn: Mutex<Option<Owned>>,
     /// Told what each commit changed.
     pub(super) changes: broadcast::Sender<Change>,
+}
+
+/// A connection that writes, and the right to: whoever has the last turn gives the database up, also when the store is gone before.
+pub(super) struct Owned {
+    pub(super) conn: Connection,
+    /// Absent for a database in memory. After the connection, also when they are dropped.
+    pub(super) owner: Option<Owner>,
 }
 
 #[derive(Default)]
@@ -97,7 +105,7 @@ impl GroupFailure {
 }
 
 impl Writer {
-    pub(super) fn new(conn: Connection, path: PathBuf) -> Arc<Self> {
+    pub(super) fn new(conn: Owned, path: PathBuf) -> Arc<Self> {
         let (changes, _) = broadcast::channel(CHANGES);
         let room = Arc::new(Semaphore::new(ROOM));
         Arc::new(Self { path, queue: Mutex::default(), room, conn: Mutex::new(Some(conn)), changes })
@@ -124,7 +132,7 @@ impl Writer {
     }
 
     /// Waits for what is under way and hands the connection out; everything later is refused. `None` the second time.
-    pub(super) async fn close(&self) -> Option<Connection> {
+    pub(super) async fn close(&self) -> Option<Owned> {
         let everything = u32::try_from(ROOM).unwrap_or(u32::MAX);
         let all = self.room.acquire_many(everything).await.ok()?;
         self.room.close();
@@ -135,7 +143,7 @@ impl Writer {
     fn commit(&self, mut group: Vec<Box<dyn Job>>) {
         let conn = lock(&self.conn);
         let committed = match &*conn {
-            Some(conn) => self.try_commit(conn, &mut group),
+            Some(Owned { conn, .. }) => self.try_commit(conn, &mut group),
             None => Err(GroupFailure { what: trouble::closed(&self.path).to_string(), transient: false, source: None }),
         };
         drop(conn);

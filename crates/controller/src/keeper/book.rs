@@ -283,10 +283,9 @@ impl Book {
         if let Some(kept) = self.jobs.key(job) {
             return kept.clone();
         }
-        if !self.namespaces.contains(&job.namespace) {
-            self.namespaces.insert(job.namespace.clone());
-        }
-        JobKey { namespace: self.namespaces.get(&job.namespace).unwrap_or(&job.namespace).clone(), job: job.job.clone() }
+        let namespace = self.namespaces.get(&job.namespace).unwrap_or(&job.namespace).clone();
+        self.namespaces.insert(namespace.clone());
+        JobKey { namespace, job: job.job.clone() }
     }
 
     /// An allocation as Nomad shows it.

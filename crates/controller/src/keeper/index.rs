@@ -71,10 +71,7 @@ impl<K: Clone + Eq + Hash, V> Index<K, V> {
     }
 
     fn entry(&mut self, key: &K) -> &mut Entry<V> {
-        if !self.0.contains_key(key) {
-            self.0.insert(key.clone(), Entry { ids: Ids::default(), of_it: None });
-        }
-        self.0.get_mut(key).expect("it was put there when it was not")
+        self.0.entry(key.clone()).or_insert_with(|| Entry { ids: Ids::default(), of_it: None })
     }
 
     pub(super) fn remove(&mut self, key: &K, id: &AllocId) {
